@@ -1,0 +1,26 @@
+"""`batchtag demo`: pictures made on the spot, tagged, verified and counted, so that one sees what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("demo")(demo)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the pictures and the tables go.")] = Path("demo"),
+    images: Annotated[int, typer.Option(min=1, help="How many pictures to draw.")] = 48,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+) -> None:
+    """Draw pictures, tag them with untrained models, verify, and show what was found."""
+    from rich.console import Console
+
+    from batchtag.demo import run_demo
+
+    run_demo(folder, num_images=images, seed=seed, console=Console(stderr=True), answer=Console())

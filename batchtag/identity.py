@@ -1,0 +1,99 @@
+"""What makes two runs the same job: all that decides the rows, as `_batchtag/job.json`, and what differs when it does.
+
+The models by digest, their labels by digest, the decode rules and the source. Not how it is run (`compute`), nor how many
+failures are allowed, nor any secret: storage options are left out, since other credentials are the same job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from batchtag import __version__
+from batchtag.errors import Code, OutputError, StorageError
+from batchtag.layout import Layout
+from batchtag.records import ModelCard
+from batchtag.spec import JobSpec
+from batchtag.storage import ABSENT, Store
+from batchtag.storage.retry import WRITES, with_retries
+
+_SECRET = {"storage_options"}
+
+
+def identity(spec: JobSpec, cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """The job as resolved: plain data without secrets, the same for every run of the same job."""
+    models = [
+        {
+            "id": card.id,
+            "kind": card.kind,
+            "num_labels": len(card.labels),
+            "labels_sha256": hashlib.sha256("\0".join(card.labels).encode()).hexdigest(),
+            "spec": model.model_dump(mode="json", exclude=_SECRET),
+        }
+        for model, card in zip(spec.models, cards, strict=True)
+    ]
+    return {
+        "version": spec.version,
+        "source": spec.source.model_dump(mode="json", exclude=_SECRET),
+        "decode": spec.decode.model_dump(mode="json", exclude={"timeout_s"}),
+        "models": models,
+    }
+
+
+def check_or_store(mine: dict[str, Any], *, spec: JobSpec, store: Store, layout: Layout) -> bool:
+    """Write job.json if OUT is new; returns whether it is. Raises OutputError if OUT belongs to another job."""
+    theirs = read_job(store=store, layout=layout)
+    if theirs is not None:
+        check_same(mine, theirs, layout=layout)
+        return False
+    how = {
+        "batchtag": __version__,
+        "output": spec.output.model_dump(mode="json", exclude=_SECRET),
+        "compute": spec.compute.model_dump(mode="json"),
+        "max_failure_rate": spec.max_failure_rate,
+    }
+    text = json.dumps({**mine, "first_run": how}, indent=1, ensure_ascii=False)
+    with_retries(lambda: store.write_if(layout.job, text.encode(), expected=ABSENT), policy=WRITES)
+    return True
+
+
+def check_same(mine: dict[str, Any], theirs: dict[str, Any], *, layout: Layout) -> None:
+    """Raises OutputError, naming what differs, unless both are the same job."""
+    differences = list(_differences(theirs, mine))
+    if differences:
+        raise OutputError(
+            f"{layout.out} holds the tables of another job: {'; '.join(differences[:5])}"
+            f"{f' and {len(differences) - 5} more' if len(differences) > 5 else ''}. "
+            "Rows of two jobs are never mixed: choose another --out"
+        )
+
+
+def read_job(*, store: Store, layout: Layout) -> dict[str, Any] | None:
+    """The job of OUT as stored; None if there is none."""
+    try:
+        blob, _ = with_retries(lambda: store.read(layout.job))
+    except StorageError as error:
+        if error.code is Code.NOT_FOUND:
+            return None
+        raise
+    content: dict[str, Any] = json.loads(blob.data)
+    content.pop("first_run", None)
+    return content
+
+
+def _differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        for key in sorted({*theirs, *mine}):
+            yield from _differences(theirs.get(key), mine.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
+        for i, (there, here) in enumerate(zip(theirs, mine, strict=True)):
+            yield from _differences(there, here, f"{path}[{i}]")
+    elif theirs != mine:
+        yield f"{path} was {_short(theirs)} and is {_short(mine)} now"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,144 @@
+"""Every model of the job on the same pixels, and the one broad `except` around one image.
+
+A batch that fails is halved until it works or is one image; that image is a failure row and its neighbours are tagged.
+A device that is broken for good (every further call would fail) is no fault of an image: it raises DeviceLost, and
+the worker ends itself so that a fresh process gets the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchtag.errors import Code
+from batchtag.models import Model
+from batchtag.records import DecodedImage, Failure, Finding, ModelCard, Outcome, Prediction, Stage
+
+
+class DeviceLost(Exception):
+    """The accelerator answers no more in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """An image with its pixels, between decoding and its tags."""
+
+    outcome: Outcome
+    image: DecodedImage
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """From pixels as decoded to pixels as displayed."""
+        height, width = self.image.pixels.shape[:2]
+        return self.image.width / width, self.image.height / height
+
+
+def look(sights: Sequence[Sight], models: Sequence[tuple[ModelCard, Model]]) -> None:
+    """Add every model's findings, or the failure, to the outcome of each image. Runs in the worker, models in turn.
+
+    Models of whole images first, then those that look at crops of what the first found.
+    """
+    for card, model in models:
+        if not card.crops_of:
+            _look_at_images(sights, card, model)
+    for card, model in models:
+        if card.crops_of:
+            _look_at_crops(sights, card, model)
+
+
+def _look_at_images(sights: Sequence[Sight], card: ModelCard, model: Model) -> None:
+    alive = [sight for sight in sights if sight.outcome.failure is None]
+    results = predict_each(model, [sight.image.pixels for sight in alive])
+    for sight, result in zip(alive, results, strict=True):
+        if isinstance(result, Failure):
+            sight.outcome.failure = result
+        else:
+            finding = Finding(card=card, prediction=result, scale_xy=sight.scale_xy)
+            sight.outcome.findings.append(finding)
+
+
+def _look_at_crops(sights: Sequence[Sight], card: ModelCard, model: Model) -> None:
+    owners: list[tuple[Sight, str]] = []
+    crops: list[NDArray[np.uint8]] = []
+    for sight in sights:
+        if sight.outcome.failure is None:
+            for parent, crop in _crops(sight, card):
+                owners.append((sight, parent))
+                crops.append(crop)
+    for (sight, parent), result in zip(owners, predict_each(model, crops), strict=True):
+        if isinstance(result, Failure):
+            sight.outcome.failure = result
+        else:
+            sight.outcome.findings.append(Finding(card=card, prediction=result, parent=parent))
+
+
+def _crops(sight: Sight, card: ModelCard) -> list[tuple[str, NDArray[np.uint8]]]:
+    """The boxes of the card's detector as ("<model id>#<rank>", pixels): whole pixels around the box, at least one."""
+    found = next(f for f in sight.outcome.findings if f.card.name == card.crops_of and not f.parent)
+    height, width = sight.image.pixels.shape[:2]
+    crops = []
+    for rank, (box, score) in enumerate(
+        zip(found.prediction.boxes_xyxy, found.prediction.scores, strict=True), start=1
+    ):
+        if score < card.crops_min_score:
+            break  # best first
+        x0, y0 = (max(0, min(int(low), end - 1)) for low, end in zip(box[:2], (width, height), strict=True))
+        x1, y1 = max(int(np.ceil(box[2])), x0 + 1), max(int(np.ceil(box[3])), y0 + 1)
+        crops.append((f"{found.card.id}#{rank}", sight.image.pixels[y0:y1, x0:x1]))
+    return crops
+
+
+def predict_each(model: Model, images: Sequence[NDArray[np.uint8]]) -> list[Prediction | Failure]:
+    """One prediction or failure per image, in order. A failing batch is halved, down to the image that fails."""
+    if not images:
+        return []
+    broken: Failure | None = None
+    try:
+        predictions = model.predict(images)
+        if len(predictions) != len(images):
+            raise RuntimeError(f"the model gave {len(predictions)} predictions for {len(images)} images")
+    except Exception as error:  # around one image: whatever a model raises for it, its neighbours must not pay
+        if _is_device_lost(error):
+            raise DeviceLost(str(error)) from error
+        broken = _failure(error)
+    # Out here the traceback is gone, which kept the failed batch in the device's memory.
+    if broken is None:
+        return [_checked(prediction, model.card) for prediction in predictions]
+    if len(images) == 1:
+        return [broken]
+    half = len(images) // 2
+    return [*predict_each(model, images[:half]), *predict_each(model, images[half:])]
+
+
+def _checked(prediction: Prediction, card: ModelCard) -> Prediction | Failure:
+    """The prediction, or a failure if the tables cannot hold it: one such image must not cost its part."""
+    scores, label_ids = prediction.scores, prediction.label_ids
+    if not (np.isfinite(scores).all() and np.isfinite(prediction.boxes_xyxy).all()):
+        wrong = "scores or boxes that are not numbers"
+    elif len(scores) and not (0 <= scores.min() and scores.max() <= 1):
+        wrong = f"scores from {scores.min():g} to {scores.max():g}, expected 0 to 1,"
+    elif len(scores) and not (0 <= label_ids.min() and label_ids.max() < len(card.labels)):
+        wrong = f"a label id of {label_ids.max()} or {label_ids.min()}, which is none of its {len(card.labels)} labels,"
+    else:
+        return prediction
+    message = f"{card.name} gave {wrong} for this image"
+    return Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message=message)
+
+
+def _failure(error: Exception) -> Failure:
+    code = Code.OUT_OF_MEMORY if _is_out_of_memory(error) else Code.MODEL_ERROR
+    return Failure(stage=Stage.PREDICT, code=code, message=f"{type(error).__name__}: {error}"[:1000])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in text for word in words)
+
+
+def _is_device_lost(error: Exception) -> bool:
+    """A CUDA error other than out-of-memory leaves the process's context unusable (CUDA's own "sticky" errors)."""
+    return "CUDA error" in str(error) and not _is_out_of_memory(error)

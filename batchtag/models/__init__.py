@@ -1,0 +1,79 @@
+"""What looks at pixels: the promise every kind of model keeps, and the door to them.
+
+Opening has two steps, because the driver must know a model's name, digest and labels (and that its weights can be had)
+before any image is read, and only the workers need it in memory: `prepare` fetches and checks, `load` builds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchtag.models.spec import CheckpointSpec, ConstantSpec, ModelSpec, TorchvisionSpec
+from batchtag.records import ModelCard, Prediction
+
+__all__ = ["Model", "load", "prepare"]
+
+
+class Model(Protocol):
+    """Looks at pixels. Runs in the worker that holds the device.
+
+    1. `predict` returns one prediction per image, in the order given; for no images it returns none.
+    2. Images are (H, W, 3) uint8 RGB, may differ in size and may be larger than `card.need`; none is modified.
+    3. Boxes are in pixels of the array given and inside it; `tables` knows how to get back to the file.
+    4. A prediction does not depend on the other images of the call: what shares a forward pass is this room's business.
+    5. Findings below the spec's `score_floor` and beyond its `max_tags` are not given; the rest come best first.
+    6. One image that cannot be handled raises; the caller isolates it.
+    """
+
+    card: ModelCard
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]: ...
+
+
+def prepare(spec: ModelSpec) -> ModelCard:
+    """The card of a model, after its weights were fetched to this machine and checked. Runs on the driver.
+
+    Raises ModelError when it cannot be had (weights that cannot be fetched, a digest that does not match), and
+    UsageError when there is no such builder, with the nearest names, or the spec asks for what the model is not.
+    """
+    match spec:
+        case TorchvisionSpec():
+            from batchtag.models import torchvision
+
+            return torchvision.prepare(spec)
+        case CheckpointSpec():
+            from batchtag.models import checkpoint
+
+            return checkpoint.prepare(spec)
+        case ConstantSpec():
+            from batchtag.models import constant
+
+            return constant.prepare(spec)
+        case _:
+            assert_never(spec)
+
+
+def load(spec: ModelSpec, *, device: str, batch_size: int | None = None) -> Model:
+    """The model, ready on `device` ("cpu", "cuda"). Runs in the worker; fetches the weights if this node lacks them.
+
+    `batch_size` is how many images share a forward pass; by default what suits the device.
+    """
+    match spec:
+        case TorchvisionSpec():
+            from batchtag.models import torchvision
+
+            return torchvision.load(spec, device=device, batch_size=batch_size)
+        case CheckpointSpec():
+            from batchtag.models import checkpoint
+
+            return checkpoint.load(spec, device=device, batch_size=batch_size)
+        case ConstantSpec():
+            from batchtag.models import constant
+
+            return constant.load(spec)
+        case _:
+            assert_never(spec)

@@ -1,0 +1,130 @@
+"""A torchvision classification network as a model: the published preprocessing, softmax, and the best few labels.
+
+Resizing and cropping happen image by image on uint8 tensors, exactly as the published preset does them, on the device;
+what follows is one batch. Whole images and the crops of a detector go the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from batchtag.models.pixels import to_device
+from batchtag.records import InputNeed, ModelCard, Prediction
+
+_LONGEST = 64
+"""The preset resizes by the shorter side: a picture of 1 x 4000 would become 232 x 928,000 before its centre is cut out
+of that. Beyond this ratio the ends are cut off first, which moves what the network sees by half a pixel at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How pixels become a network's input: shorter side to `resize_size`, centre square of `crop_size`, mean and std.
+
+    `interpolation` is a value of torchvision's InterpolationMode: "bilinear", "bicubic"...
+    """
+
+    resize_size: int
+    crop_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    antialias: bool = True
+
+    @classmethod
+    def of_preset(cls, preset: Any) -> Preprocessing:
+        """The same as `weights.transforms()` of a classification builder."""
+        return cls(
+            resize_size=preset.resize_size[0],
+            crop_size=preset.crop_size[0],
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            interpolation=preset.interpolation.value,
+            antialias=bool(preset.antialias),
+        )
+
+    @property
+    def need(self) -> InputNeed:
+        return InputNeed(mode="cover", shorter_px=self.resize_size)
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data, for the digest and for model.json."""
+        return asdict(self)
+
+    def centre(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 of any size to (3, crop_size, crop_size) uint8."""
+        resized = F.resize(
+            _without_far_ends(image),
+            [self.resize_size],
+            interpolation=InterpolationMode(self.interpolation),
+            antialias=self.antialias,
+        )
+        cut: Tensor = F.center_crop(resized, [self.crop_size])
+        return cut
+
+    def normalised(self, batch: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 to float32."""
+        normal: Tensor = F.normalize(batch.float().div(255), mean=list(self.mean), std=list(self.std))
+        return normal
+
+
+class Classifier:
+    """Runs in the worker. `batch_size` images at most share a forward pass."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        card: ModelCard,
+        preprocessing: Preprocessing,
+        score_floor: float,
+        max_tags: int,
+        device: str,
+        batch_size: int | None = None,
+    ) -> None:
+        self.card = card
+        self.batch_size = batch_size or (128 if device.startswith("cuda") else 16)
+        self._device = torch.device(device)
+        # 32 photos through resnet50 on two cores: 1.9 s so, 2.4 s in the default layout.
+        self._network = network.eval().to(self._device).to(memory_format=torch.channels_last)
+        self._preprocessing = preprocessing
+        self._score_floor = score_floor
+        self._num_best = min(max_tags, len(card.labels))
+        self._is_no_tag = torch.tensor([label == "" for label in card.labels], device=self._device)
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), self.batch_size):
+            predictions += self._forward(images[start : start + self.batch_size])
+        return predictions
+
+    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        with torch.inference_mode():
+            batch = torch.stack([self._preprocessing.centre(to_device(image, self._device)) for image in images])
+            logits = self._network(self._preprocessing.normalised(batch))
+            scores = logits.float().softmax(dim=1).masked_fill(self._is_no_tag, -1.0)
+            best = scores.topk(self._num_best, dim=1)
+            top_scores, top_ids = best.values.cpu().numpy(), best.indices.int().cpu().numpy()
+        return [self._prediction(one, ids) for one, ids in zip(top_scores, top_ids, strict=True)]
+
+    def _prediction(self, scores: NDArray[np.float32], label_ids: NDArray[np.int32]) -> Prediction:
+        kept = (scores >= self._score_floor) & (scores >= 0)
+        return Prediction(scores=scores[kept], label_ids=label_ids[kept])
+
+
+def _without_far_ends(image: Tensor) -> Tensor:
+    """The middle of a very elongated picture, a view; the length removed is even, so the centre stays where it was."""
+    height, width = image.shape[-2:]
+    excess = max(height, width) - _LONGEST * min(height, width)
+    if excess <= 1:
+        return image
+    cut = excess // 2
+    return image[:, cut : height - cut] if height > width else image[:, :, cut : width - cut]

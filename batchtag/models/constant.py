@@ -1,0 +1,60 @@
+"""The model that does not look: one and the same finding for every image.
+
+A real kind that ships, because dry runs, demos, tests and measurements of the line itself all want it. It sleeps where
+another model computes, which frees the core as a busy GPU does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchtag.models.cards import make_card
+from batchtag.models.spec import ConstantSpec, Task
+from batchtag.records import InputNeed, ModelCard, Prediction
+
+_NEED = InputNeed(mode="cover", shorter_px=1)
+
+
+def prepare(spec: ConstantSpec) -> ModelCard:
+    """The card; nothing is fetched."""
+    task = _task(spec)
+    labels = ("", spec.tag) if task == "detect" else (spec.tag,)
+    facts = {"kind": spec.kind, "score": spec.score}
+    return make_card(spec, task=task, facts=facts, labels=labels, need=_NEED)
+
+
+def load(spec: ConstantSpec) -> Constant:
+    """The model; it needs no device."""
+    return Constant(spec)
+
+
+class Constant:
+    """Gives a detector's box over the whole array, or a classifier's label, unless its score is below the floor."""
+
+    def __init__(self, spec: ConstantSpec) -> None:
+        self.card = prepare(spec)
+        self._spec = spec
+        self._label_id = len(self.card.labels) - 1
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        if self._spec.seconds_per_image > 0:
+            time.sleep(self._spec.seconds_per_image * len(images))
+        return [self._finding(image) for image in images]
+
+    def _finding(self, image: NDArray[np.uint8]) -> Prediction:
+        num_findings = 1 if self._spec.score >= self._spec.score_floor and self._spec.tag else 0
+        height, width = image.shape[:2]
+        boxes = np.array([[0, 0, width, height]], np.float32)
+        return Prediction(
+            scores=np.full(num_findings, self._spec.score, np.float32),
+            label_ids=np.full(num_findings, self._label_id, np.int32),
+            boxes_xyxy=boxes[:num_findings] if self.card.kind == "object" else np.zeros((0, 4), np.float32),
+        )
+
+
+def _task(spec: ConstantSpec) -> Task:
+    return "detect" if spec.task == "detect" else "classify"

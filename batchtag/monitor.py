@@ -1,0 +1,125 @@
+"""What a run knows of its workers: how often each bundle was begun, which image was on the table when one died, and the figures.
+
+One object a run, a plain class; `pipeline` makes it a tiny Ray actor on the driver's node. It decides what a worker does
+with a bundle that killed before: twice is bad luck (a spot node, the out-of-memory killer) and the bundle is simply
+done again; from the third start on it is done with care, one image at a time and each announced first, so that a death
+names an image; an image that two deaths name is given up as `crashed`. So nothing loops for ever, and it costs a
+careful bundle about a millisecond an image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+CAREFUL_FROM_START = 3
+DEATHS_THAT_NAME = 2
+STARTS_WITHOUT_A_NAME = 20
+"""A bundle begun that often although no image was ever named kills in another way: the run fails and says so."""
+EXAMPLES = 3
+NOWHERE = -1
+"""Announced when a careful worker has left its last image: what it dies of from then on is no image's fault."""
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """Sums of one worker since it began. Seconds of `fetch` and `decode` are summed over threads."""
+
+    num_images: int = 0
+    num_failed: int = 0
+    num_tags: int = 0
+    fetched_bytes: int = 0
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    predict_s: float = 0.0
+    write_s: float = 0.0
+    failed_by_code: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, other: Counters) -> None:
+        """Take in another worker's sums."""
+        for name in ("num_images", "num_failed", "num_tags", "fetched_bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("fetch_s", "decode_s", "predict_s", "write_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failed_by_code.update(other.failed_by_code)
+        for code, uris in other.examples.items():
+            mine = self.examples.setdefault(code, [])
+            mine.extend(uri for uri in uris if uri not in mine)
+            del mine[EXAMPLES:]
+
+    def failed(self, code: str, uri: str) -> None:
+        """One image failed."""
+        self.num_failed += 1
+        self.failed_by_code[code] += 1
+        examples = self.examples.setdefault(code, [])
+        if len(examples) < EXAMPLES:
+            examples.append(uri)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a worker is to do a bundle. `give_up` are positions that killed; `hopeless` says why the run must fail."""
+
+    careful: bool
+    give_up: frozenset[int] = frozenset()
+    hopeless: str = ""
+
+
+@dataclass(kw_only=True)
+class WorkerFigures:
+    """The last sign of life of one worker: its sums, how long it has lived, and the threads that its seconds are summed over."""
+
+    counters: Counters
+    alive_s: float
+    decode_threads: int
+    fetches: int
+
+
+class Monitor:
+    """The memory of one run beside its workers. Every method is quick; none blocks."""
+
+    def __init__(self) -> None:
+        self._starts: Counter[str] = Counter()
+        self._needs_care: set[str] = set()
+        self._at: dict[str, int] = {}
+        self._deaths: dict[str, Counter[int]] = defaultdict(Counter)
+        self._workers: dict[str, WorkerFigures] = {}
+
+    def start(self, bundle: str) -> Start:
+        """A worker begins this bundle. The image that was announced and never left is what its last worker died of."""
+        self._starts[bundle] += 1
+        died_at = self._at.pop(bundle, None)
+        if died_at is not None:
+            self._deaths[bundle][died_at] += 1
+        give_up = frozenset(p for p, deaths in self._deaths[bundle].items() if deaths >= DEATHS_THAT_NAME)
+        careful = self._starts[bundle] >= CAREFUL_FROM_START or bundle in self._needs_care
+        unnamed = self._starts[bundle] - sum(self._deaths[bundle].values())
+        hopeless = ""
+        if unnamed > STARTS_WITHOUT_A_NAME:
+            hopeless = f"bundle {bundle} was begun {self._starts[bundle]} times and its worker died each time"
+        return Start(careful=careful, give_up=give_up, hopeless=hopeless)
+
+    def needs_care(self, bundle: str) -> None:
+        """The next start of this bundle must be careful: an image in it hung."""
+        self._needs_care.add(bundle)
+
+    def at(self, bundle: str, position: int) -> None:
+        """A careful worker is about to look at this image, or at none (NOWHERE)."""
+        if position == NOWHERE:
+            self._at.pop(bundle, None)
+        else:
+            self._at[bundle] = position
+
+    def done(self, bundle: str) -> None:
+        """The bundle is committed; forget what is known of it."""
+        self._at.pop(bundle, None)
+        self._deaths.pop(bundle, None)
+
+    def beat(self, worker: str, figures: WorkerFigures) -> None:
+        """A worker's figures so far. A restarted worker has a new name: what the dead one did is kept."""
+        self._workers[worker] = figures
+
+    def snapshot(self) -> dict[str, WorkerFigures]:
+        """The last figures of every worker, dead ones too, by worker name."""
+        return dict(self._workers)

@@ -1,0 +1,158 @@
+"""What a person sees of a run: a live line on a terminal, one plain line every 10 s elsewhere, and the figures behind both.
+
+All on stderr. The figures come from the workers' own counters, a second old at most, not from commits, which come by the
+bundle. A stage is busy for the share of its capacity it used (all fetch threads, all decode threads, the device of each
+worker); the busiest is the bottleneck.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from batchtag.monitor import Counters, WorkerFigures
+
+PLAIN_EVERY_S = 10.0
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """The state of a run at one moment."""
+
+    phase: str
+    total: int = 0
+    done_before: int = 0
+    counters: Counters = field(default_factory=Counters)
+    tagging_s: float = 0.0
+    busy: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Images done, those of earlier runs too. A bundle that was begun again is not counted twice beyond the total."""
+        return min(self.total, self.done_before + self.counters.num_images)
+
+    @property
+    def images_per_s(self) -> float:
+        return self.counters.num_images / self.tagging_s if self.tagging_s > 0 else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go at the present rate; None before there is one."""
+        return (self.total - self.done) / self.images_per_s if self.images_per_s > 0 else None
+
+    @property
+    def bottleneck(self) -> str:
+        return max(self.busy, key=lambda stage: self.busy[stage]) if self.busy else ""
+
+    def failures(self) -> dict[str, int]:
+        """Failures of this run by code, commonest first."""
+        return dict(self.counters.failed_by_code.most_common())
+
+
+def busy_shares(workers: Mapping[str, WorkerFigures]) -> dict[str, float]:
+    """The share of its capacity that each stage used, over the life of the workers: 1.0 is never idle."""
+    used = dict.fromkeys(("fetch", "decode", "predict"), 0.0)
+    capacity = dict.fromkeys(used, 0.0)
+    for worker in workers.values():
+        capacity["fetch"] += worker.alive_s * worker.fetches
+        capacity["decode"] += worker.alive_s * worker.decode_threads
+        capacity["predict"] += worker.alive_s
+        used["fetch"] += worker.counters.fetch_s
+        used["decode"] += worker.counters.decode_s
+        used["predict"] += worker.counters.predict_s
+    return {stage: min(1.0, used[stage] / capacity[stage]) for stage in capacity if capacity[stage] > 0}
+
+
+def sum_counters(workers: Mapping[str, WorkerFigures]) -> Counters:
+    """All workers together."""
+    total = Counters()
+    for worker in workers.values():
+        total.add(worker.counters)
+    return total
+
+
+def line(figures: Figures) -> str:
+    """The one line: images done of total, rate, failures by code, time left, the bottleneck and how busy each stage is."""
+    if figures.phase != "tagging":
+        return figures.phase
+    share = figures.done / figures.total if figures.total else 1.0
+    pieces = [f"{figures.done:,} of {figures.total:,} images ({share:.0%})", f"{figures.images_per_s:,.1f}/s"]
+    if figures.left_s is not None:
+        pieces.append(f"{duration(figures.left_s)} left")
+    failures = figures.failures()
+    if failures:
+        codes = ", ".join(f"{code} {count:,}" for code, count in list(failures.items())[:4])
+        pieces.append(f"{sum(failures.values()):,} failed ({codes})")
+    if figures.busy:
+        stages = " ".join(f"{stage} {share:.0%}" for stage, share in figures.busy.items())
+        pieces.append(f"busy: {stages}; bottleneck {figures.bottleneck}")
+    return " | ".join(pieces)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 07 s`, `5 h 12 min`: two figures at most."""
+    seconds = int(seconds + 0.5)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Shows figures as they change. Use it as a context manager; runs on the driver's main thread or a thread of its own."""
+
+    def __init__(self, console: Console, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._clock = clock
+        self._plain_at = float("-inf")
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal and not self._quiet:
+            self._live = Live(Text(""), console=self._console, transient=True, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, figures: Figures) -> None:
+        """Show them: at once on a terminal; elsewhere as a line of its own when the last is 10 s old."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.update(Text(line(figures), overflow="fold"))
+        elif self._clock() - self._plain_at >= PLAIN_EVERY_S:
+            self._plain_at = self._clock()
+            self._console.print(Text(line(figures)), soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the live one."""
+        if not self._quiet:
+            self._console.print(Text(text), soft_wrap=True)
+
+
+def as_json(figures: Figures) -> dict[str, Any]:
+    """The same figures for the run's record and `--json`."""
+    return {
+        "images": figures.counters.num_images,
+        "tags": figures.counters.num_tags,
+        "failed": figures.counters.num_failed,
+        "failed_by_code": figures.failures(),
+        "examples": figures.counters.examples,
+        "fetched_bytes": figures.counters.fetched_bytes,
+        "tagging_s": round(figures.tagging_s, 3),
+        "images_per_s": round(figures.images_per_s, 3),
+        "busy": {stage: round(share, 4) for stage, share in figures.busy.items()},
+        "bottleneck": figures.bottleneck,
+    }

@@ -1,0 +1,320 @@
+"""One execution of a job, from its spec to its record: the verb `run`.
+
+What is cheap and may be wrong comes first (the source is there, OUT may be used), then everything slow at once (Ray
+starts, weights are fetched and checked, the input is listed), then the line. Whatever happens, committed parts stay,
+the run leaves a record, and the same command goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from batchtag import models, placement, tagging
+from batchtag.decode import DecodeRules
+from batchtag.errors import (
+    BatchtagError,
+    Interrupted,
+    LeaseLost,
+    RunFailed,
+    StorageError,
+    TooManyFailures,
+    UsageError,
+)
+from batchtag.identity import check_or_store, identity
+from batchtag.index import Index, freeze_index, read_index
+from batchtag.layout import Layout
+from batchtag.lease import Lease
+from batchtag.ledger import Totals, bundles_left, committed_parts, remove_debris, totals_of
+from batchtag.models.spec import CropsOf
+from batchtag.places import check_places
+from batchtag.progress import Figures, Progress, as_json
+from batchtag.record import RunReport
+from batchtag.records import Bundle, InputNeed, ListedImage, ModelCard
+from batchtag.session import RaySession, quiet_stderr
+from batchtag.sources import open_source
+from batchtag.spec import JobSpec
+from batchtag.storage import open_store
+from batchtag.stream import StreamPlan
+from batchtag.worker import WorkPlan
+
+
+def run_job(spec: JobSpec, *, console: Console, quiet: bool = False, verbose: bool = False) -> RunReport:
+    """Do what is left of this job. Returns the report of a run after which everything is committed.
+
+    Raises TooManyFailures, Interrupted or another BatchtagError; once OUT was taken, the record of the run is written
+    first and the error has it as `report`.
+    """
+    now = datetime.now(UTC)
+    run_id = f"r-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    report = RunReport(run_id=run_id, out=spec.output.uri, started_at=now.isoformat(timespec="seconds"))
+    with quiet_stderr(unless=verbose), Progress(console, quiet=quiet) as progress:
+        _Run(spec, report, progress, verbose=verbose).do()
+    return report
+
+
+def prepare_models(spec: JobSpec) -> tuple[ModelCard, ...]:
+    """The card of each model of the job, weights fetched and checked. Raises ModelError or UsageError."""
+    cards = []
+    for model in spec.models:
+        card = models.prepare(model)
+        if isinstance(model.on, CropsOf):
+            card = replace(card, crops_of=model.on.crops_of, crops_min_score=model.on.min_score)
+        cards.append(card)
+    by_name = {card.name: card for card in cards}
+    for i, card in enumerate(cards):
+        if card.crops_of and by_name[card.crops_of].kind != "object":
+            raise UsageError(f"models[{i}].on.crops_of is {card.crops_of!r}, which finds no boxes; name a detector")
+    return tuple(cards)
+
+
+def pixel_needs(cards: tuple[ModelCard, ...]) -> tuple[InputNeed, ...]:
+    """What decoding must deliver: crops are cut from the picture as it is, so they need all of it."""
+    return tuple(InputNeed(mode="full") if card.crops_of else card.need for card in cards)
+
+
+class _Run:
+    """One run while it happens. Lives in the driver's main thread."""
+
+    def __init__(self, spec: JobSpec, report: RunReport, progress: Progress, *, verbose: bool) -> None:
+        self._spec = spec
+        self._report = report
+        self._progress = progress
+        self._layout = Layout(spec.output.uri)
+        self._store = open_store(spec.output.uri, spec.output.storage_options)
+        self._lease = Lease(self._layout.lease, store=self._store, run_id=report.run_id)
+        self._ray = RaySession(address=spec.compute.address, verbose=verbose)
+        self._cards: Future[tuple[ModelCard, ...]] = Future()
+        self._totals = Totals()
+        self._figures = Figures(phase="starting")
+        self._began = time.monotonic()
+
+    def do(self) -> None:
+        """The whole run, and its end whatever happens."""
+        check_places(self._spec)
+        index = read_index(store=self._store, layout=self._layout)
+        pages = None if index is not None else self._listing()
+        with _stop_signals():
+            dead = self._lease.acquire()
+            if dead:
+                self._progress.say(f"run {dead} is dead; going on where it stopped")
+            try:
+                self._work(index, pages)
+            except KeyboardInterrupt:
+                self._stop("interrupted", "")
+                message = f"stopped with {self._report.num_done:,} of {self._report.num_images:,} images committed. "
+                raise self._told(Interrupted(f"{message}The same command goes on from there")) from None
+            except BatchtagError as error:
+                self._stop("too_many_failures" if isinstance(error, TooManyFailures) else "failed", error.message)
+                raise self._told(error) from error
+            else:
+                self._stop("done", "")
+
+    def _listing(self) -> Iterator[list[ListedImage]]:
+        """The source's pages, the first of them already there: raises at once when there is nothing to tag."""
+        pages = open_source(self._spec.source).pages()
+        first = next((page for page in pages if page), None)
+        if first is None:
+            where = ", ".join(getattr(self._spec.source, "uris", None) or [getattr(self._spec.source, "uri", "")])
+            raise UsageError(
+                f"{where}: no images there. Names ending in an image extension are taken; use --include '*' (or "
+                "source.include) if they have none"
+            )
+        return itertools.chain([first], pages)
+
+    def _work(self, index: Index | None, pages: Iterator[list[ListedImage]] | None) -> None:
+        committed = committed_parts(store=self._store, layout=self._layout)
+        if index is None or len(committed) < sum(1 for _ in index.bundles()):
+            self._ray.start()
+        threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
+        self._report.store(store=self._store, layout=self._layout)
+        if index is None:
+            assert pages is not None
+            index = self._list(pages)
+        else:
+            self._phase("checking models", self._cards)
+            self._check_job()
+        self._report.num_images = index.num_images
+        self._report.models = [card.id for card in self._cards.result()]
+        left = bundles_left(index, committed)
+        remove_debris(committed, store=self._store, layout=self._layout)
+        self._totals = totals_of(sorted(committed), store=self._store, layout=self._layout)
+        self._figures = Figures(phase="starting", total=index.num_images, done_before=self._totals.num_images)
+        if left:
+            self._phase("starting Ray", self._ray.ready)
+            self._tag(left)
+            self._reconcile(index)
+        tagging.judge(self._totals, self._figures, max_failure_rate=self._spec.max_failure_rate)
+
+    def _prepare(self) -> None:
+        began = time.monotonic()
+        try:
+            cards = prepare_models(self._spec)
+            self._took("models", began)
+            self._cards.set_result(cards)
+        except BaseException as error:
+            self._cards.set_exception(error)
+
+    def _check_job(self) -> None:
+        mine = identity(self._spec, self._cards.result())
+        check_or_store(mine, spec=self._spec, store=self._store, layout=self._layout)
+
+    def _list(self, pages: Iterator[list[ListedImage]]) -> Index:
+        began = time.monotonic()
+
+        def listed(num_images: int) -> None:
+            self._progress.show(Figures(phase=f"listing: {num_images:,} images"))
+            for slow in (self._cards, self._ray.ready):
+                if slow.done():
+                    slow.result()  # raises at once what went wrong there
+
+        def bundle_size(num_images: int) -> int:
+            nonlocal began
+            paused = time.monotonic()
+            self._phase(f"{num_images:,} images listed; checking models", self._cards)
+            self._check_job()
+            self._phase("starting Ray", self._ray.ready)
+            began += time.monotonic() - paused
+            from batchtag import pipeline
+
+            return placement.bundle_size(
+                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=pipeline.machines()
+            )
+
+        index = freeze_index(
+            pages,
+            store=self._store,
+            layout=self._layout,
+            bundle_size=bundle_size,
+            limit=self._spec.source.limit,
+            listed_at=datetime.now(UTC),
+            on_listed=listed,
+        )
+        self._took("listing", began)
+        return index
+
+    def _tag(self, bundles: list[Bundle]) -> None:
+        from batchtag import pipeline
+
+        place = placement.place(self._spec.compute, pipeline.machines())
+        self._report.placement = place.reason
+        work = tagging.Work(
+            bundles=bundles,
+            plan=self._work_plan(place),
+            placement=place,
+            totals=self._totals,
+            figures=self._figures,
+            max_failure_rate=self._spec.max_failure_rate,
+        )
+        self._took("ray", time.monotonic() - self._ray.start_s)
+        self._phase("starting workers")
+        began = time.monotonic()
+        for figures in tagging.tag(work):
+            if figures.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
+                self._took("workers", began)
+            self._progress.show(figures)
+            if self._lease.lost:
+                raise LeaseLost(f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}")
+
+    def _work_plan(self, place: placement.Placement) -> WorkPlan:
+        spec, cards = self._spec, self._cards.result()
+        rules = DecodeRules(
+            formats=frozenset(spec.decode.formats),
+            max_pixels=spec.decode.max_pixels,
+            max_bytes=spec.decode.max_bytes,
+            scaled=spec.decode.scaled,
+            depth=spec.decode.depth,
+        )
+        stream = StreamPlan(
+            rules=rules,
+            needs=pixel_needs(cards),
+            decode_timeout_s=spec.decode.timeout_s,
+            fetches=spec.compute.fetches,
+            decode_threads=place.decode_threads,
+            slab_images=place.slab_images,
+        )
+        return WorkPlan(
+            run_id=self._report.run_id,
+            out=spec.output.uri,
+            out_options=spec.output.storage_options,
+            source_options=spec.source.storage_options,
+            models=tuple(spec.models),
+            cards=cards,
+            stream=stream,
+            device=place.device,
+            compute_threads=place.compute_threads,
+        )
+
+    def _reconcile(self, index: Index) -> None:
+        """Ray saying that all is done proves nothing; the listing of images/ does."""
+        left = bundles_left(index, committed_parts(store=self._store, layout=self._layout))
+        if left:
+            raise RunFailed(
+                f"{len(left):,} of {sum(1 for _ in index.bundles()):,} bundles are not committed although Ray says that "
+                f"all are done (for example {left[0].id}); run the same command again"
+            )
+
+    def _took(self, phase: str, began: float) -> None:
+        self._report.seconds_by_phase[phase] = round(time.monotonic() - began, 3)
+
+    def _phase(self, what: str, until: Future[Any] | None = None) -> None:
+        """Show what the run is doing, until something that goes on in a thread is there."""
+        self._progress.show(Figures(phase=what))
+        if until is not None:
+            until.result()
+
+    def _told(self, error: BatchtagError) -> BatchtagError:
+        error.report = self._report  # type: ignore[attr-defined]
+        return error
+
+    def _stop(self, state: str, message: str) -> None:
+        """End Ray, count what is really committed, write the record, give OUT back."""
+        report = self._report
+        report.state, report.message = state, message
+        self._progress.show(Figures(phase="stopping"))
+        self._ray.stop(keep_logs=state == "failed")
+        if self._lease.lost:
+            return
+        # OUT may be what failed: then the error that is on its way says so, and the lease dies by itself.
+        with contextlib.suppress(StorageError):
+            if state != "done":
+                committed = committed_parts(store=self._store, layout=self._layout)
+                self._totals = totals_of(committed, store=self._store, layout=self._layout)
+            report.take(self._totals)
+            report.this_run = as_json(self._figures)
+            report.seconds = round(time.monotonic() - self._began, 3)
+            report.ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+            report.store(store=self._store, layout=self._layout)
+            self._lease.release()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt once; what comes while the run is ending is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

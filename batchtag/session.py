@@ -1,0 +1,179 @@
+"""The Ray that a run lives in: a private one on this machine, or a cluster it was told to join.
+
+A private Ray never joins one that happens to run here (`address="local"`), asks for a token that only this run has (any
+process of the machine could otherwise run code in it), keeps its files in a folder of its own that goes when the run
+ends well, and is quiet: its logs are in that folder, and come to the terminal only with `verbose`. Starting takes about
+ten seconds, so it happens in a thread while the input is listed and the models are fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TextIO
+
+from batchtag.errors import RunFailed
+
+_FOLDER = "batchtag-ray-"
+_OBJECT_STORE_BYTES = 256 * 2**20
+"""Bundles and commits are a few hundred bytes each; pixels never go through the object store."""
+
+
+def address_of(asked: str) -> str:
+    """The cluster to join: what the job or the flag says, else RAY_ADDRESS, else "" for a private Ray."""
+    return asked or os.environ.get("RAY_ADDRESS", "")
+
+
+def _remove_left_behind() -> None:
+    """Delete the folders of private Rays whose driver was killed and could not."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def quiet_stderr(*, unless: bool) -> Iterator[None]:
+    """Keep what Ray's C++ writes to file descriptor 2 off the terminal; `sys.stderr` goes on to reach it.
+
+    No setting of Ray's does this without a line of its own. Does nothing when `unless`, or when stderr is no real file.
+    """
+    if unless or not _is_real(sys.stderr):
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    before = sys.stderr
+    with open(os.devnull, "wb") as nowhere, open(os.dup(saved), "w", buffering=1, encoding="utf-8") as terminal:
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = terminal
+        try:
+            yield
+        finally:
+            sys.stderr = before
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _is_real(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):
+        return False
+
+
+class RaySession:
+    """Ray, from `start` to `stop`. One per process at a time.
+
+    `ready` is done when Ray is there, or holds the RunFailed that says why it is not.
+    """
+
+    def __init__(self, *, address: str, verbose: bool) -> None:
+        self._address = address_of(address)
+        self._verbose = verbose
+        self._folder: Path | None = None
+        self.ready: Future[None] = Future()
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+        self.start_s = 0.0
+
+    @property
+    def logs(self) -> str:
+        """Where to look when something went wrong."""
+        return f"{self._folder}/session_latest/logs" if self._folder else "the cluster's Ray dashboard"
+
+    def start(self) -> None:
+        """Begin to start Ray, in a thread."""
+        self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, keep_logs: bool) -> None:
+        """End it: every process of a private Ray is gone afterwards."""
+        if self._thread is None:
+            return
+        self._over.set()
+        self._thread.join()
+        if self._folder is not None and not keep_logs:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _live(self) -> None:
+        """Ray from its first to its last moment: what it keeps in the thread that started it must not die before it."""
+        began = time.monotonic()
+        try:
+            self._init()
+            self.start_s = time.monotonic() - began
+        except Exception as error:  # a thread's end: handed to whoever waits
+            place = f"join the Ray cluster at {self._address}" if self._address else "start Ray on this machine"
+            self.ready.set_exception(RunFailed(f"could not {place}: {' '.join(str(error).split())}"))
+            return
+        self.ready.set_result(None)
+        self._over.wait()
+        import ray
+
+        ray.shutdown()
+
+    def _init(self) -> None:
+        self._set_environment()
+        import ray
+
+        level = logging.INFO if self._verbose else logging.ERROR
+        self._quieten(level)
+        common: dict[str, Any] = {
+            "log_to_driver": self._verbose,
+            "logging_level": level,
+            "configure_logging": True,
+        }
+        if self._address:
+            ray.init(address=self._address, **common)
+            return
+        _remove_left_behind()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+        ray.init(
+            address="local",
+            num_cpus=max(2, os.cpu_count() or 2),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=str(self._folder),
+            **common,
+        )
+
+    @staticmethod
+    def _quieten(level: int) -> None:
+        """Ray sets its loggers up when it is imported; so import it, then have the last word."""
+        import ray.data
+
+        ray.data.DataContext.get_current()
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(level)
+
+    def _set_environment(self) -> None:
+        """What Ray reads from the environment, and only before it is imported."""
+        defaults = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        if self._address:
+            has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+            in_home = (Path.home() / ".ray" / "auth_token").exists()
+            defaults["RAY_AUTH_MODE"] = "token" if has_token or in_home else "disabled"
+        elif "RAY_AUTH_MODE" not in os.environ:
+            defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value)

@@ -1,0 +1,117 @@
+"""The driver's loop while workers tag: commits are counted, figures refreshed, and the run is stopped when too much fails.
+
+The line itself is consumed in a thread, so the main thread stays free to be interrupted, and looks at the workers' figures
+twice a second whether or not a bundle has come back.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchtag.errors import TooManyFailures
+from batchtag.ledger import Totals
+from batchtag.monitor import WorkerFigures
+from batchtag.placement import Placement
+from batchtag.progress import Figures, busy_shares, sum_counters
+from batchtag.records import Bundle, Commit
+from batchtag.worker import WorkPlan
+
+JUDGED_FROM = 200
+"""A failure rate over fewer images says little; before, only a run in which nothing at all was tagged is stopped."""
+POLL_S = 0.5
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What is to be tagged, and the sums that grow meanwhile: `totals` by commit, `figures` every half second."""
+
+    bundles: list[Bundle]
+    plan: WorkPlan
+    placement: Placement
+    totals: Totals
+    figures: Figures
+    max_failure_rate: float
+
+
+def tag(work: Work) -> Iterator[Figures]:
+    """Run the line to its end, giving the figures every half second. Ray must be there. Runs on the driver.
+
+    Raises TooManyFailures, or what a worker raised.
+    """
+    from batchtag import pipeline
+
+    before = Totals(num_failed=work.totals.num_failed, failed_by_code=Counter(work.totals.failed_by_code))
+    monitor = pipeline.start_monitor()
+    news: queue.Queue[Commit | Exception | None] = queue.Queue()
+
+    def pump() -> None:
+        try:
+            for commit in pipeline.commits(work.bundles, plan=work.plan, placement=work.placement, monitor=monitor):
+                news.put(commit)
+            news.put(None)
+        except Exception as error:  # a thread's end: handed to the main thread
+            news.put(error)
+
+    threading.Thread(target=pump, name="pump", daemon=True).start()
+    running = True
+    while running:
+        arrived = _arrivals(news)
+        _refresh(work.figures, pipeline.snapshot(monitor))
+        for item in arrived:
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running = False
+            else:
+                work.totals.add(item)
+        now = work.figures.counters
+        live = Totals(
+            num_images=work.figures.done,
+            num_failed=before.num_failed + now.num_failed,
+            failed_by_code=before.failed_by_code + now.failed_by_code,
+        )
+        judge(live, work.figures, max_failure_rate=work.max_failure_rate)
+        yield work.figures
+
+
+def _arrivals(news: queue.Queue[Commit | Exception | None]) -> list[Commit | Exception | None]:
+    """Everything that came; waits half a second for the first."""
+    try:
+        items = [news.get(timeout=POLL_S)]
+    except queue.Empty:
+        return []
+    while not news.empty():
+        items.append(news.get_nowait())
+    return items
+
+
+def _refresh(figures: Figures, workers: dict[str, WorkerFigures]) -> None:
+    if not workers:
+        return
+    figures.phase = "tagging"
+    figures.counters = sum_counters(workers)
+    figures.busy = busy_shares(workers)
+    figures.tagging_s = max(worker.alive_s for worker in workers.values())
+
+
+def judge(totals: Totals, figures: Figures, *, max_failure_rate: float) -> None:
+    """Raises TooManyFailures, with the commonest codes and example URIs, when more failed than the job allows."""
+    tried, failed = totals.num_images, totals.num_failed
+    if not tried or failed / tried <= max_failure_rate or (tried < JUDGED_FROM and failed < tried):
+        return
+    raise TooManyFailures(
+        f"{failed:,} of {tried:,} images failed, {failed / tried:.1%} (allowed {max_failure_rate:.1%}): "
+        f"{_commonest(totals, figures)}. Mend the cause, or raise max_failure_rate, and run the same command again"
+    )
+
+
+def _commonest(totals: Totals, figures: Figures) -> str:
+    pieces = []
+    for code, count in totals.failed_by_code.most_common(3):
+        examples = figures.counters.examples.get(code, [])
+        pieces.append(f"{code} {count:,}" + (f" (for example {examples[0]})" if examples else ""))
+    return ", ".join(pieces)

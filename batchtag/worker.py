@@ -1,0 +1,220 @@
+"""One worker: takes a bundle, streams its images through fetch, decode and every model, and commits its part.
+
+Knows nothing of Ray, so the line is tested without it; `pipeline` makes it an actor. Two bundles may run at once in
+one worker, so that one opens images or writes its part while the other computes; the models take one slab at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from batchtag import models
+from batchtag.errors import Code, ModelError, RunFailed
+from batchtag.index import read_bundle
+from batchtag.layout import Layout
+from batchtag.lease import check_lease
+from batchtag.look import DeviceLost, Sight, look
+from batchtag.models.spec import ModelSpec
+from batchtag.monitor import NOWHERE, Counters, Start, WorkerFigures
+from batchtag.outputs import PartWriter
+from batchtag.records import Bundle, Commit, Failure, ModelCard, Outcome, Stage
+from batchtag.storage import open_store
+from batchtag.stream import Hung, ImageStream, StreamPlan
+
+log = logging.getLogger(__name__)
+BEAT_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkPlan:
+    """All that a worker must know of its run. Travels to the workers by pickle and is stored nowhere."""
+
+    run_id: str
+    out: str
+    out_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    source_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    models: tuple[ModelSpec, ...]
+    cards: tuple[ModelCard, ...]
+    stream: StreamPlan
+    device: str
+    compute_threads: int
+
+
+class MonitorLine(Protocol):
+    """How a worker talks to the run's monitor; `monitor.Monitor` says what each call means."""
+
+    def start(self, bundle: str) -> Start: ...
+
+    def needs_care(self, bundle: str) -> None: ...
+
+    def at(self, bundle: str, position: int) -> None: ...
+
+    def done(self, bundle: str) -> None: ...
+
+    def beat(self, worker: str, figures: WorkerFigures) -> None: ...
+
+
+class Worker:
+    """Runs in the GPU actor, or in any process. `tag` may be called from two threads at once."""
+
+    def __init__(self, plan: WorkPlan, monitor: MonitorLine) -> None:
+        """Loads every model; raises ModelError when one cannot be had."""
+        self.name = uuid.uuid4().hex[:12]
+        self._plan = plan
+        self._monitor = monitor
+        self._layout = Layout(plan.out)
+        self._out = open_store(plan.out, plan.out_options)
+        self._writer = PartWriter(
+            store=self._out,
+            layout=self._layout,
+            run_id=plan.run_id,
+            may_write=lambda: check_lease(self._layout.lease, store=self._out, run_id=plan.run_id),
+        )
+        self._stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
+        self._models = _load_models(plan)
+        self._device = threading.Lock()
+        self._room = _Room()
+        self._counters = Counters()
+        self._counting = threading.Lock()
+        self._born = time.monotonic()
+        threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
+
+    def tag(self, bundle: Bundle) -> Commit:
+        """Commit this bundle, unless it is already. Raises StorageError, LeaseLost or RunFailed: faults of the run."""
+        order = self._monitor.start(bundle.id)
+        if (commit := self._writer.committed(bundle)) is not None:
+            return commit
+        if order.hopeless:
+            raise RunFailed(f"{order.hopeless}. Tag its images, positions {bundle.id}, apart to find the cause")
+        with self._room.entered(alone=order.careful):
+            commit = self._tag(bundle, order)
+        self._monitor.done(bundle.id)
+        self.beat()
+        return commit
+
+    def _tag(self, bundle: Bundle, order: Start) -> Commit:
+        outcomes = [Outcome.of(ref) for ref in read_bundle(bundle, store=self._out, layout=self._layout)]
+        counted = 0
+        for slab in self._slabs(bundle, outcomes, order):
+            with self._device:
+                started = time.monotonic()
+                self._look(bundle, slab)
+                self._count(predict_s=time.monotonic() - started)
+            upto = slab[-1].outcome.ref.position - bundle.first + 1
+            self._count_images(outcomes[counted:upto])
+            counted = upto
+        self._count_images(outcomes[counted:])
+        if order.careful:
+            self._monitor.at(bundle.id, NOWHERE)
+        started = time.monotonic()
+        commit = self._writer.write(bundle, outcomes, tagged_at=datetime.now(UTC))
+        self._count(write_s=time.monotonic() - started)
+        return commit
+
+    def _slabs(self, bundle: Bundle, outcomes: list[Outcome], order: Start) -> Iterator[list[Sight]]:
+        if not order.careful:
+            try:
+                yield from self._stream.slabs(outcomes)
+            except Hung:
+                self._die(bundle, f"an image of bundle {bundle.id} keeps the decoder")
+            return
+        for outcome in outcomes:
+            if outcome.ref.position in order.give_up:
+                message = "the worker died of this image twice; it was decoded in a child, so a model killed it"
+                outcome.failure = Failure(stage=Stage.PREDICT, code=Code.CRASHED, message=message, attempts=2)
+        alive = [outcome for outcome in outcomes if outcome.failure is None]
+        yield from self._stream.one_by_one(alive, announce=lambda position: self._monitor.at(bundle.id, position))
+
+    def _look(self, bundle: Bundle, slab: list[Sight]) -> None:
+        try:
+            look(slab, self._models)
+        except DeviceLost as error:
+            self._die(bundle, f"the device is lost: {error}")
+
+    def _die(self, bundle: Bundle, why: str) -> None:
+        """End this process: a stuck thread or a broken device cannot be mended from inside. The next start is careful."""
+        log.error("worker %s ends itself: %s", self.name, why)
+        self._monitor.needs_care(bundle.id)
+        os._exit(1)
+
+    def _count_images(self, outcomes: list[Outcome]) -> None:
+        with self._counting:
+            for outcome in outcomes:
+                self._counters.num_images += 1
+                self._counters.num_tags += sum(len(f.prediction.scores) for f in outcome.findings)
+                if outcome.failure is not None:
+                    self._counters.failed(str(outcome.failure.code), outcome.ref.uri)
+
+    def _count(self, *, predict_s: float = 0.0, write_s: float = 0.0) -> None:
+        with self._counting:
+            self._counters.predict_s += predict_s
+            self._counters.write_s += write_s
+
+    def beat(self) -> None:
+        """Tell the monitor the figures so far."""
+        times = self._stream.times()
+        with self._counting:
+            counters = Counters()
+            counters.add(self._counters)
+        counters.fetch_s, counters.decode_s, counters.fetched_bytes = (
+            times.fetch_s,
+            times.decode_s,
+            times.fetched_bytes,
+        )
+        figures = WorkerFigures(
+            counters=counters,
+            alive_s=time.monotonic() - self._born,
+            decode_threads=self._plan.stream.decode_threads,
+            fetches=self._plan.stream.fetches,
+        )
+        self._monitor.beat(self.name, figures)
+
+    def _beat_for_ever(self) -> None:
+        while True:
+            time.sleep(BEAT_S)
+            self.beat()
+
+
+def _load_models(plan: WorkPlan) -> list[tuple[ModelCard, models.Model]]:
+    loaded = []
+    for spec, card in zip(plan.models, plan.cards, strict=True):
+        model = models.load(spec, device=plan.device)
+        if model.card.digest != card.digest:
+            raise ModelError(
+                f"{card.name} has digest {model.card.digest} on this worker and {card.digest} where the run began; "
+                "the same versions of torchvision and of the weights must be everywhere"
+            )
+        loaded.append((card, model))
+    return loaded
+
+
+class _Room:
+    """Bundles share the room, but one that must be careful is alone in it: what dies in there died of it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._somebody_alone = False
+
+    @contextmanager
+    def entered(self, *, alone: bool) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._somebody_alone and not (alone and self._inside))
+            self._inside += 1
+            self._somebody_alone = alone
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._somebody_alone = False
+                self._changed.notify_all()

@@ -1,0 +1,24 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["RAY_AUTH_MODE"] = "disabled"  # read when Ray is imported: the suite's own cluster listens on the loopback
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+
+from tests.s3server import bucket, s3  # noqa: E402
+
+__all__ = ["bucket", "s3"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real pictures and hostile files that lie beside the repository; skips where they are absent."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared/data with real test material is not beside this checkout")
+    return folder

@@ -1,0 +1,121 @@
+"""The commands as a person types them: processes of their own, each with a private Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.line.test_line import draw, sql
+
+NUM_IMAGES = 400
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job that keeps its worker busy for some ten seconds, in bundles of one."""
+    path = tmp_path / "job.yaml"
+    content = {
+        "version": 1,
+        "source": {"kind": "prefix", "uris": [str(draw(tmp_path / "in", NUM_IMAGES))]},
+        "models": [{"kind": "constant", "seconds_per_image": 0.02}],
+        "output": {"uri": str(tmp_path / "out")},
+        "compute": {"bundle_size": 40},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    """Start `batchtag ...`; whatever still runs at the end of the test is ended by its process id."""
+    started: list[subprocess.Popen[str]] = []
+
+    def batchtag(*words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from batchtag.cli import main; main()", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"},
+        )
+        started.append(process)
+        return process
+
+    yield batchtag
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def num_parts(out: Path) -> int:
+    return len(list((out / "images").glob("*.parquet"))) if (out / "images").exists() else 0
+
+
+def wait_for_parts(process: subprocess.Popen[str], out: Path, *, at_least: int) -> None:
+    """Until so many parts are committed; fails the test if the process ends before."""
+    for _ in range(600):
+        if num_parts(out) >= at_least:
+            return
+        try:
+            process.wait(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"the run ended with {process.returncode} before {at_least} parts: {process.communicate()[1]}")
+    pytest.fail(f"no {at_least} parts within a minute")
+
+
+def test_ctrl_c_keeps_what_is_committed_says_how_to_go_on_and_leaves_no_process(  # type: ignore[no-untyped-def]
+    job: Path, start, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = start("run", str(job))
+    wait_for_parts(first, out, at_least=2)
+    family = psutil.Process(first.pid).children(recursive=True)
+    first.send_signal(signal.SIGINT)
+    _, story = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "same command goes on" in story
+    assert f"of {NUM_IMAGES} images committed" in story
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+    committed = num_parts(out)
+    second = start("run", str(job), "--json")
+    answer, story = second.communicate(timeout=120)
+    assert second.returncode == 0, story
+    assert f'"images": {NUM_IMAGES - 40 * committed}' in answer
+    assert start("verify", str(out)).wait() == 0
+
+
+def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(job: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "out"
+    first = start("run", str(job))
+    wait_for_parts(first, out, at_least=2)
+    first.kill()
+    first.communicate()
+    second = start("run", str(job))
+    wait_for_parts(second, out, at_least=num_parts(out) + 1)
+    actors = [
+        process
+        for process in psutil.Process(second.pid).children(recursive=True)
+        if " ".join(process.cmdline()).startswith("ray::MapWorker")
+    ]
+    assert actors
+    for actor in actors:
+        actor.kill()
+    _, story = second.communicate(timeout=180)
+    assert second.returncode == 0, story
+    proof = start("verify", str(out))
+    said, _ = proof.communicate(timeout=60)
+    assert proof.returncode == 0, said
+    found = sql(out, "select count(*), count(distinct uri), count(distinct position), count(distinct run_id) from images")
+    assert found == [(NUM_IMAGES, NUM_IMAGES, NUM_IMAGES, 2)]

@@ -1,0 +1,96 @@
+"""SQL over an OUT: what it sees, and what it says when the SQL does not work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from batchtag.cli import tables
+from batchtag.errors import UsageError
+from batchtag.query import query
+from batchtag.tables import TABLES
+from tests.made_out import make_out
+from tests.s3server import S3Server
+
+COUNT = "select count(*) as n from {}"
+
+
+def count(out: str, table: str) -> int:
+    return int(query(out, COUNT.format(table))["n"][0].as_py())
+
+
+@pytest.mark.parametrize("name", ["out", "o'u\"t", "o t", "[a-z]*?{x}", "ünï%20#;--", "-"])
+def test_any_path_will_do(tmp_path: Path, name: str) -> None:
+    out = make_out(str(tmp_path / name))
+    assert [count(out.uri, table) for table in TABLES] == [10, 40, 2]
+    assert count(f"{out.uri}/", "images") == 10
+
+
+def test_an_out_on_s3_is_read_there(s3: S3Server, bucket: str) -> None:
+    out = make_out(f"{bucket}/o'ut *", options=dict(s3.storage_options))
+    found = query(out.uri, "select uri from images where status = 'failed' order by 1", s3.storage_options)
+    assert found["uri"].to_pylist() == ["s3://photos/03.jpg", "s3://photos/08.jpg"]
+
+
+def test_only_committed_parts_are_seen(tmp_path: Path) -> None:
+    out = make_out(str(tmp_path))
+    out.part("images", 2).unlink()
+    assert [count(out.uri, table) for table in TABLES] == [8, 35, 1]
+
+
+def test_tables_without_parts_are_empty_and_have_their_columns(tmp_path: Path) -> None:
+    out = make_out(str(tmp_path), commit=False)
+    for table, schema in TABLES.items():
+        found = query(out.uri, f"select * from {table}")
+        assert (found.num_rows, found.column_names) == (0, schema.names)
+
+
+def test_sql_that_does_not_work_is_answered_with_duckdbs_words(tmp_path: Path) -> None:
+    out = make_out(str(tmp_path))
+    with pytest.raises(UsageError, match=r'imagez does not exist[\s\S]*Did you mean "images"'):
+        query(out.uri, "select * from imagez")
+    with pytest.raises(UsageError, match="Could not convert string"):
+        query(out.uri, "select uri::int from images")
+    with pytest.raises(UsageError, match="gives no rows"):
+        query(out.uri, "")
+
+
+def test_a_folder_that_is_no_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no tables of batchtag"):
+        query(str(tmp_path), "select 1")
+
+
+def run(*arguments: str) -> str:
+    app = typer.Typer()
+    tables.register(app)
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+SQL = """select status, count(*) as n, max(tagged_at) as last, 'a[b],"c' as text, null as nothing
+    from images group by 1 order by 2"""
+
+
+def test_the_command_prints_a_table_json_lines_or_csv(tmp_path: Path) -> None:
+    out = make_out(str(tmp_path)).uri
+    table = run("query", out, SQL)
+    assert "failed" in table
+    assert 'a[b],"c' in table
+    rows = [json.loads(line) for line in run("query", out, SQL, "--json").splitlines()]
+    assert [(row["status"], row["n"], row["nothing"]) for row in rows] == [("failed", 2, None), ("tagged", 8, None)]
+    assert rows[0]["last"] == "2026-01-02T00:00:00+00:00"
+    csv = run("query", out, SQL, "--csv").splitlines()
+    assert csv[0] == "status,n,last,text,nothing"
+    assert csv[1] == 'failed,2,2026-01-02T00:00:00+00:00,"a[b],""c",'
+
+
+def test_a_long_answer_is_cut_on_the_screen_only(tmp_path: Path) -> None:
+    out = make_out(str(tmp_path)).uri
+    sql = "select range as i from range(20_000)"
+    assert run("query", out, sql).count("\n") < 200
+    assert len(run("query", out, sql, "--json").splitlines()) == 20_000
