@@ -23,7 +23,7 @@ _COLOURS = ("crimson", "orange", "gold", "seagreen", "steelblue", "slateblue", "
 
 
 def draw_pictures(folder: Path, *, num_images: int, seed: int) -> None:
-    """Shelves with things on them as JPEG and PNG, one of them rotated by EXIF, one truncated, one that is no picture."""
+    """Shelves with things on them, as JPEG and PNG, some turned by EXIF; one file cut off, one that is no picture."""
     folder.mkdir(parents=True, exist_ok=True)
     dice = random.Random(seed)
     for number in range(num_images):
@@ -85,7 +85,7 @@ def run_demo(folder: Path, *, num_images: int, seed: int, console: Console, answ
     for title, sql in (
         (
             "What was found",
-            "select kind, tag, count(*) as num, round(max(score), 3) as best from tags "
+            "select kind, tag, count(*) as num, round(max(score)::double, 3) as best from tags "
             "group by all order by num desc, tag limit 8",
         ),
         (

@@ -44,7 +44,7 @@ class Code(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether another day may bring another answer: `truncated` is a fact about the bytes, `timeout` about the day."""
+        """Whether another day may bring another answer: `truncated` is a fact of the bytes, `timeout` of the day."""
         return self in _OF_THE_DAY
 
 

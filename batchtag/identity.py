@@ -1,7 +1,8 @@
-"""What makes two runs the same job: all that decides the rows, as `_batchtag/job.json`, and what differs when it does.
+"""What makes two runs the same job: all that decides the rows, as `_batchtag/job.json`, and what differs if it does.
 
-The models by digest, their labels by digest, the decode rules and the source. Not how it is run (`compute`), nor how many
-failures are allowed, nor any secret: storage options are left out, since other credentials are the same job.
+The models by digest, their labels by digest, the decode rules and the source. Not how it is run (`compute`), nor how
+many failures are allowed, nor any secret: storage options are left out, since other credentials are the same job. A
+model's `task` only checks what the model is, and flags say it where a file need not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchtag import __version__
-from batchtag.errors import Code, OutputError, StorageError
+from batchtag.errors import Code, ConditionFailed, OutputError, StorageError
 from batchtag.layout import Layout
 from batchtag.records import ModelCard
 from batchtag.spec import JobSpec
@@ -30,7 +31,7 @@ def identity(spec: JobSpec, cards: Sequence[ModelCard]) -> dict[str, Any]:
             "kind": card.kind,
             "num_labels": len(card.labels),
             "labels_sha256": hashlib.sha256("\0".join(card.labels).encode()).hexdigest(),
-            "spec": model.model_dump(mode="json", exclude=_SECRET),
+            "spec": model.model_dump(mode="json", exclude=_SECRET | {"task"}),
         }
         for model, card in zip(spec.models, cards, strict=True)
     ]
@@ -55,7 +56,10 @@ def check_or_store(mine: dict[str, Any], *, spec: JobSpec, store: Store, layout:
         "max_failure_rate": spec.max_failure_rate,
     }
     text = json.dumps({**mine, "first_run": how}, indent=1, ensure_ascii=False)
-    with_retries(lambda: store.write_if(layout.job, text.encode(), expected=ABSENT), policy=WRITES)
+    try:
+        with_retries(lambda: store.write_if(layout.job, text.encode(), expected=ABSENT), policy=WRITES)
+    except ConditionFailed:  # most likely our own write, whose answer was lost on the way
+        check_same(mine, read_job(store=store, layout=layout) or {}, layout=layout)
     return True
 
 

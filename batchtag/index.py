@@ -155,7 +155,8 @@ def read_bundle(bundle: Bundle, *, store: Store, layout: Layout) -> list[ImageRe
 
     def rows() -> list[dict[str, object]]:
         with store.open(layout.index_part(bundle.index_part)) as file, pq.ParquetFile(file) as part:
-            return part.read_row_group(bundle.row_group).to_pylist()
+            found: list[dict[str, object]] = part.read_row_group(bundle.row_group).to_pylist()
+        return found
 
     listed, _ = with_retries(rows)
     return [ImageRef(position=bundle.first + i, **row) for i, row in enumerate(listed)]  # type: ignore[arg-type]

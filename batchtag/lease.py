@@ -102,11 +102,11 @@ class Lease:
                 raise OutputError(self._held_by(holder))
             taken_over = holder.run_id
         try:
-            self._write(expected=expected)
+            with_retries(lambda: self._write(expected=expected))
         except ConditionFailed as error:
-            raise OutputError(
-                f"{self._uri}: another run took the lease of this OUT just now; run one at a time"
-            ) from error
+            if self._winner() != self._run_id:
+                message = f"{self._uri}: another run took the lease of this OUT just now; run one at a time"
+                raise OutputError(message) from error
         self._renewer = threading.Thread(target=self._renew_for_ever, name="lease", daemon=True)
         self._renewer.start()
         return taken_over

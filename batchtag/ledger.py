@@ -67,7 +67,7 @@ def totals_of(parts: Iterable[str], *, store: Store, layout: Layout) -> Totals:
 
 
 def remove_debris(committed: set[str], *, store: Store, layout: Layout) -> int:
-    """Delete what killed writers left: half a part, a temporary file. Only the holder of the lease may; returns how many."""
+    """Delete what killed writers left: half a part, a temporary file; returns how many. The lease must be held."""
     removed = 0
     for table in ("tags", "errors", "images"):
         for uri in list(_files(layout.table(table), store=store)):

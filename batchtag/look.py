@@ -118,9 +118,9 @@ def _checked(prediction: Prediction, card: ModelCard) -> Prediction | Failure:
     scores, label_ids = prediction.scores, prediction.label_ids
     if not (np.isfinite(scores).all() and np.isfinite(prediction.boxes_xyxy).all()):
         wrong = "scores or boxes that are not numbers"
-    elif len(scores) and not (0 <= scores.min() and scores.max() <= 1):
+    elif len(scores) and (scores.min() < 0 or scores.max() > 1):
         wrong = f"scores from {scores.min():g} to {scores.max():g}, expected 0 to 1,"
-    elif len(scores) and not (0 <= label_ids.min() and label_ids.max() < len(card.labels)):
+    elif len(scores) and (label_ids.min() < 0 or label_ids.max() >= len(card.labels)):
         wrong = f"a label id of {label_ids.max()} or {label_ids.min()}, which is none of its {len(card.labels)} labels,"
     else:
         return prediction

@@ -1,10 +1,10 @@
-"""What a run knows of its workers: how often each bundle was begun, which image was on the table when one died, and the figures.
+"""What a run knows of its workers: the starts of each bundle, the image on the table when one died, and the figures.
 
-One object a run, a plain class; `pipeline` makes it a tiny Ray actor on the driver's node. It decides what a worker does
-with a bundle that killed before: twice is bad luck (a spot node, the out-of-memory killer) and the bundle is simply
-done again; from the third start on it is done with care, one image at a time and each announced first, so that a death
-names an image; an image that two deaths name is given up as `crashed`. So nothing loops for ever, and it costs a
-careful bundle about a millisecond an image.
+One object a run, a plain class; `pipeline` makes it a tiny Ray actor on the driver's node. It decides what a worker
+does with a bundle that killed before: twice is bad luck (a spot node, the out-of-memory killer) and the bundle is
+simply done again; from the third start on it is done with care, one image at a time and each announced first, so that
+a death names an image; an image that two deaths name is given up as `crashed`. So nothing loops for ever, and it costs
+a careful bundle about a millisecond an image.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Start:
 
 @dataclass(kw_only=True)
 class WorkerFigures:
-    """The last sign of life of one worker: its sums, how long it has lived, and the threads that its seconds are summed over."""
+    """The last sign of life of one worker: its sums, its age, and the threads that its seconds are summed over."""
 
     counters: Counters
     alive_s: float
@@ -113,6 +113,8 @@ class Monitor:
 
     def done(self, bundle: str) -> None:
         """The bundle is committed; forget what is known of it."""
+        self._starts.pop(bundle, None)
+        self._needs_care.discard(bundle)
         self._at.pop(bundle, None)
         self._deaths.pop(bundle, None)
 

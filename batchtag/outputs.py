@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchtag.errors import Code, StorageError
+from batchtag.errors import Code, OutputError, StorageError
 from batchtag.layout import Layout
 from batchtag.records import Bundle, Commit, Outcome, Status
 from batchtag.storage import Store
@@ -80,12 +81,20 @@ def _commit(bundle: Bundle, outcomes: Sequence[Outcome], *, tags: bytes, errors:
 
 
 def read_commit(images_part: str, *, store: Store) -> Commit:
-    """What the footer of an images part says. Raises StorageError (`not_found`) if there is none."""
+    """What the footer of an images part says.
+
+    Raises StorageError (`not_found`) if there is no such file, and OutputError if it is not one of ours.
+    """
 
     def footer() -> bytes:
         with store.open(images_part) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        return bytes(metadata[COMMIT_KEY.encode()])
+            try:
+                metadata = pq.read_metadata(file).metadata or {}
+            except pa.ArrowInvalid:
+                return b""
+        return bytes(metadata.get(COMMIT_KEY.encode(), b""))
 
     text, _ = with_retries(footer)
+    if not text:
+        raise OutputError(f"{images_part} was not written by batchtag; move it away or choose another --out")
     return Commit(**json.loads(text))

@@ -43,7 +43,7 @@ def machines() -> list[Machine]:
 
 
 def start_monitor() -> Any:
-    """The run's monitor, as an actor on the driver's node: it outlasts the workers, and one that dies begins anew, empty."""
+    """The monitor, an actor on the driver's node. It outlasts the workers; if it dies it begins anew, empty."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Monitor).options(scheduling_strategy=here).remote()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from batchtag.errors import UsageError
 from batchtag.records import ModelCard
@@ -17,7 +18,7 @@ from batchtag.spec import ComputeSpec
 BUNDLE_S = 40.0
 MIN_BUNDLE, MAX_BUNDLE = 64, 8192
 CPU_GFLOPS_PER_CORE = 25.0
-"""What a server core reaches in fp32 convolutions through oneDNN, of the order of: 20 to 40 measured on an EPYC core."""
+"""What a server core reaches in fp32 convolutions through oneDNN: 20 to 40 were measured on an EPYC core."""
 GPU_GFLOPS = 20_000.0
 """What detectors reach on one data-centre GPU in fp32/TF32, of the order of."""
 CPU_IMAGES_PER_S_PER_CORE = 150.0
@@ -51,32 +52,37 @@ class Placement:
 
 
 def place(compute: ComputeSpec, machines: Sequence[Machine]) -> Placement:
-    """Numbers for a run on these machines. Raises UsageError for a job that can never be placed there."""
-    cpus, gpus = sum(m.cpus for m in machines), sum(m.gpus for m in machines)
-    device = compute.device if compute.device != "auto" else ("cuda" if gpus >= 1 else "cpu")
-    if device == "cuda" and gpus < 1:
+    """Numbers for a run on these machines. Raises UsageError for a job that can never be placed there.
+
+    An actor runs on one machine, so what counts is how many fit on each, not the sum of the CPUs: on four nodes of 4
+    CPUs, one actor of 15 would be waited for in vain.
+    """
+    gpus = sum(int(machine.gpus) for machine in machines)
+    device = compute.device if compute.device != "auto" else ("cuda" if gpus else "cpu")
+    if device == "cuda" and not gpus:
         raise UsageError("compute.device is 'cuda' and the cluster has no GPU; use 'cpu' or 'auto', or add GPU nodes")
-    spare = max(cpus - 1, 0.5)
-    if device == "cuda":
-        actors = int(gpus) if compute.actors == "auto" else min(compute.actors, int(gpus))
-        share = spare / actors
-    else:
-        actors = max(1, int(spare // CORES_PER_CPU_WORKER)) if compute.actors == "auto" else compute.actors
-        share = min(spare / actors, CORES_PER_CPU_WORKER if actors > 1 else spare)
-    per_actor = _whole(share) if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
-    if actors * per_actor > cpus - 0.5:
+    hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
+    cpus = sum(machine.cpus for machine in machines)
+    spare = _spare(hosts, one_is_free=len(hosts) < len(machines))
+    per_gpu = 1 if device == "cuda" else 0
+    wanted = gpus if device == "cuda" and compute.actors == "auto" else compute.actors
+    if device == "cuda" and wanted != "auto":
+        wanted = min(wanted, gpus)
+    actors, per_actor = _actors(wanted, compute.cpus_per_actor, spare, per_gpu)
+    if not actors:
         raise UsageError(
-            f"compute asks for {actors} actors x {per_actor:g} CPUs and the cluster has {cpus:g}, one of which must stay "
-            "free for Ray Data; lower compute.actors or compute.cpus_per_actor"
+            f"compute asks for {compute.actors} actors x {compute.cpus_per_actor} CPUs, each on one machine of "
+            f"{', '.join(f'{m.cpus:g}' for m in hosts[:8])} CPUs, one of which must stay free for Ray Data; "
+            "lower compute.actors or compute.cpus_per_actor"
         )
-    cores = max(1, round(cpus / actors))
+    cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, per_gpu=per_gpu)
     decode_threads = cores if compute.decode_threads == "auto" else compute.decode_threads
     slab = (GPU_SLAB if device == "cuda" else CPU_SLAB) if compute.batch_size == "auto" else compute.batch_size
     return Placement(
         device=device,
         actors=actors,
         cpus_per_actor=per_actor,
-        gpus_per_actor=1.0 if device == "cuda" else 0.0,
+        gpus_per_actor=float(per_gpu),
         compute_threads=cores,
         decode_threads=decode_threads,
         slab_images=slab,
@@ -85,9 +91,51 @@ def place(compute: ComputeSpec, machines: Sequence[Machine]) -> Placement:
     )
 
 
-def _whole(share: float) -> float:
-    """Whole CPUs where there is at least one; Ray takes tenths below that."""
-    return float(int(share)) if share >= 1 else max(0.1, int(share * 10) / 10)
+def _spare(hosts: Sequence[Machine], *, one_is_free: bool) -> list[Machine]:
+    """What actors may take of each host: all, but one CPU of the largest unless other nodes have one for Ray Data."""
+    largest = max(range(len(hosts)), key=lambda i: hosts[i].cpus, default=-1)
+    return [
+        Machine(cpus=host.cpus if one_is_free or i != largest else max(host.cpus - 1, 0.5), gpus=host.gpus)
+        for i, host in enumerate(hosts)
+    ]
+
+
+def _actors(
+    wanted: int | Literal["auto"], asked: float | Literal["auto"], spare: Sequence[Machine], per_gpu: int
+) -> tuple[int, float]:
+    """How many actors of how many CPUs each; (0, 0) if they have no room."""
+    largest = max(machine.cpus for machine in spare)
+    if asked != "auto":
+        sizes = [float(asked)]
+    else:
+        alone = wanted == 1 or (wanted == "auto" and _room(spare, CORES_PER_CPU_WORKER, per_gpu) <= 1)
+        most = int(largest) if per_gpu or alone else min(int(largest), CORES_PER_CPU_WORKER)
+        sizes = [float(whole) for whole in range(most, 0, -1)] + [tenths / 10 for tenths in range(9, 0, -1)]
+    for size in sizes:
+        room = _room(spare, size, per_gpu)
+        if room and (wanted == "auto" or room >= wanted):
+            return (room if wanted == "auto" else wanted), size
+    return 0, 0.0
+
+
+def _room(spare: Sequence[Machine], per_actor: float, per_gpu: int) -> int:
+    return sum(_room_on(machine, per_actor, per_gpu) for machine in spare)
+
+
+def _room_on(machine: Machine, per_actor: float, per_gpu: int) -> int:
+    """How many actors fit on a machine. A hair is added because 0.9 / 0.3 is 2.9999999999999996."""
+    by_cpu = int(machine.cpus / per_actor + 1e-9)
+    return min(by_cpu, int(machine.gpus)) if per_gpu else by_cpu
+
+
+def _cores(hosts: Sequence[Machine], spare: Sequence[Machine], *, actors: int, per_actor: float, per_gpu: int) -> int:
+    """The cores beside each actor where they are scarcest: what its threads may use, whatever Ray was told."""
+    shares = [
+        host.cpus / min(actors, room)
+        for host, machine in zip(hosts, spare, strict=True)
+        if (room := _room_on(machine, per_actor, per_gpu))
+    ]
+    return max(1, round(min(shares)))
 
 
 def bundle_size(

@@ -1,8 +1,8 @@
-"""What a person sees of a run: a live line on a terminal, one plain line every 10 s elsewhere, and the figures behind both.
+"""What a person sees of a run: a live line on a terminal, one plain line every 10 s elsewhere, the figures behind both.
 
-All on stderr. The figures come from the workers' own counters, a second old at most, not from commits, which come by the
-bundle. A stage is busy for the share of its capacity it used (all fetch threads, all decode threads, the device of each
-worker); the busiest is the bottleneck.
+All on stderr. The figures come from the workers' own counters, a second old at most, not from commits, which come by
+the bundle. A stage is busy for the share of its capacity it used (all fetch threads, all decode threads, the device of
+each worker); the busiest is the bottleneck.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Figures:
 
     @property
     def done(self) -> int:
-        """Images done, those of earlier runs too. A bundle that was begun again is not counted twice beyond the total."""
+        """Images done, those of earlier runs too. Bundles that were begun again do not carry it beyond the total."""
         return min(self.total, self.done_before + self.counters.num_images)
 
     @property
@@ -78,7 +78,7 @@ def sum_counters(workers: Mapping[str, WorkerFigures]) -> Counters:
 
 
 def line(figures: Figures) -> str:
-    """The one line: images done of total, rate, failures by code, time left, the bottleneck and how busy each stage is."""
+    """The one line: images done of total, rate, time left, failures by code, how busy each stage is, the bottleneck."""
     if figures.phase != "tagging":
         return figures.phase
     share = figures.done / figures.total if figures.total else 1.0
@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows figures as they change. Use it as a context manager; runs on the driver's main thread or a thread of its own."""
+    """Shows figures as they change. Use it as a context manager; runs on the driver."""
 
     def __init__(self, console: Console, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console

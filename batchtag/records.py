@@ -248,7 +248,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
-    """What a committed part holds. It is the footer of its images file, and the one row a worker returns to the driver."""
+    """What a committed part holds: the footer of its images file, and the one row a worker returns to the driver."""
 
     part: str
     first: int

@@ -43,7 +43,7 @@ from batchtag.places import check_places
 from batchtag.progress import Figures, Progress, as_json
 from batchtag.record import RunReport
 from batchtag.records import Bundle, InputNeed, ListedImage, ModelCard
-from batchtag.session import RaySession, quiet_stderr
+from batchtag.session import RaySession, quiet_ray
 from batchtag.sources import open_source
 from batchtag.spec import JobSpec
 from batchtag.storage import open_store
@@ -60,7 +60,7 @@ def run_job(spec: JobSpec, *, console: Console, quiet: bool = False, verbose: bo
     now = datetime.now(UTC)
     run_id = f"r-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     report = RunReport(run_id=run_id, out=spec.output.uri, started_at=now.isoformat(timespec="seconds"))
-    with quiet_stderr(unless=verbose), Progress(console, quiet=quiet) as progress:
+    with quiet_ray(unless=verbose), Progress(console, quiet=quiet) as progress:
         _Run(spec, report, progress, verbose=verbose).do()
     return report
 
@@ -151,7 +151,7 @@ class _Run:
         left = bundles_left(index, committed)
         remove_debris(committed, store=self._store, layout=self._layout)
         self._totals = totals_of(sorted(committed), store=self._store, layout=self._layout)
-        self._figures = Figures(phase="starting", total=index.num_images, done_before=self._totals.num_images)
+        self._figures = Figures(phase="starting workers", total=index.num_images, done_before=self._totals.num_images)
         if left:
             self._phase("starting Ray", self._ray.ready)
             self._tag(left)
@@ -262,8 +262,8 @@ class _Run:
         left = bundles_left(index, committed_parts(store=self._store, layout=self._layout))
         if left:
             raise RunFailed(
-                f"{len(left):,} of {sum(1 for _ in index.bundles()):,} bundles are not committed although Ray says that "
-                f"all are done (for example {left[0].id}); run the same command again"
+                f"{len(left):,} of {sum(1 for _ in index.bundles()):,} bundles are not committed although Ray says "
+                f"that all are done (for example {left[0].id}); run the same command again"
             )
 
     def _took(self, phase: str, began: float) -> None:

@@ -53,12 +53,21 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def quiet_stderr(*, unless: bool) -> Iterator[None]:
-    """Keep what Ray's C++ writes to file descriptor 2 off the terminal; `sys.stderr` goes on to reach it.
+def quiet_ray(*, unless: bool) -> Iterator[None]:
+    """Keep what Ray says by itself off the terminal: its C++ on file descriptor 2, its driver's Python on stdout.
 
-    No setting of Ray's does this without a line of its own. Does nothing when `unless`, or when stderr is no real file.
+    No setting of Ray's does either. `sys.stderr` goes on to reach the terminal. Does nothing when `unless`.
     """
-    if unless or not _is_real(sys.stderr):
+    if unless:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), _quiet_descriptor():
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_descriptor() -> Iterator[None]:
+    if not _is_real(sys.stderr):
         yield
         return
     sys.stderr.flush()
@@ -136,7 +145,7 @@ class RaySession:
         self._set_environment()
         import ray
 
-        level = logging.INFO if self._verbose else logging.ERROR
+        level = logging.INFO if self._verbose else logging.CRITICAL  # what is fatal, we say ourselves
         self._quieten(level)
         common: dict[str, Any] = {
             "log_to_driver": self._verbose,

@@ -42,9 +42,9 @@ class DecodeSpec(Spec):
     max_bytes: int = Field(default=256 * 2**20, ge=1)
     """Larger objects are `too_large`, judged before they are fetched."""
     scaled: bool = True
-    """Let JPEGs be decoded at 1/2, 1/4 or 1/8 by the DCT where every model of the job still gets twice what it needs."""
+    """Let JPEGs be decoded at 1/2, 1/4 or 1/8 by the DCT where every model still gets twice what it needs."""
     depth: Literal["clip", "scale"] = "clip"
-    """16-bit grey: `clip` is what Pillow gives and published models saw; `scale` maps the full range, for microscopes."""
+    """16-bit grey: `clip` is what Pillow gives and models saw; `scale` maps the full range, for microscopes."""
     timeout_s: float = Field(default=60.0, gt=0)
     """A picture that takes longer to decode is given up as `timeout`."""
 
@@ -113,19 +113,22 @@ def _model_mistakes(models: list[ModelSpec]) -> list[str]:
 
 
 class _JobLoader(yaml.SafeLoader):
-    """YAML as 1.2 has it: `on`, `off`, `yes` and `no` are words, not booleans; and a key that comes twice is a mistake."""
+    """YAML as 1.2 has it: `on`, `off`, `yes` and `no` are words, not booleans. A key that comes twice is a mistake."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                line = node.value[i][0].start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: the key {key!r} comes twice")
+        seen = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} comes twice")
+            seen.append(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -150,10 +153,19 @@ def read_job_file(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.load(text, Loader=_JobLoader)
     except yaml.YAMLError as error:
-        raise JobFileError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        raise JobFileError(f"{path}: is not YAML: {_yaml_mistake(error)}") from None
     if not isinstance(content, dict):
         raise JobFileError(f"{path}: holds {type(content).__name__}, not the keys of a job; see jobs/ for examples")
     return content
+
+
+def _yaml_mistake(error: yaml.YAMLError) -> str:
+    """Where and what, but not PyYAML's own text: it shows the line, and quotes from it, where a secret may stand."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    mark = error.problem_mark
+    problem = re.sub(r"'[^']{4,}'", "'...'", error.problem or "it cannot be read")
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def make_spec(content: dict[str, Any], *, origin: str) -> JobSpec:
@@ -176,6 +188,11 @@ def _lines(error: ValidationError, origin: str) -> list[str]:
                 lines.append(f"{path} is not a key of a job{_nearest(problem['loc'])}")
             case "missing":
                 lines.append(f"{path} is missing")
+            case "union_tag_not_found":
+                lines.append(f"{path}.kind is missing")
+            case "union_tag_invalid":
+                context = problem["ctx"]
+                lines.append(f"{path}.kind is {context['tag']!r}; it must be one of {context['expected_tags']}")
             case "value_error" if problem["loc"] == ("models",):
                 lines += str(problem["ctx"]["error"]).split("\n")
             case _ if not any(_path(other["loc"]).startswith((f"{path}.", f"{path}[")) for other in problems):
@@ -207,6 +224,10 @@ def _shown(loc: tuple[int | str, ...], value: object) -> str:
     if any(step == "storage_options" for step in loc):
         return "set"
     text = repr(value)
+    if isinstance(value, dict):  # never what is in it: among it may be storage options
+        text = f"a mapping of {', '.join(map(str, value))}" if value else "{}"
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        text = f"a list of {len(value)}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -254,9 +275,8 @@ def parse_model(text: str, *, task: Literal["detect", "classify"], weights: str 
     """
     if text == "constant":
         return {"kind": "constant", "task": task}
-    if "/" in text or scheme_of(text) != "file":
-        if not text.startswith("torchvision:"):
-            return {"kind": "checkpoint", "uri": text, "task": task}
+    if ("/" in text or scheme_of(text) != "file") and not text.startswith("torchvision:"):
+        return {"kind": "checkpoint", "uri": text, "task": task}
     builder, _, named = text.removeprefix("torchvision:").partition("@")
     return {
         "kind": "torchvision",

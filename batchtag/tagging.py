@@ -1,7 +1,7 @@
-"""The driver's loop while workers tag: commits are counted, figures refreshed, and the run is stopped when too much fails.
+"""The driver's loop while workers tag: commits are counted, figures refreshed, and the run stopped when too much fails.
 
-The line itself is consumed in a thread, so the main thread stays free to be interrupted, and looks at the workers' figures
-twice a second whether or not a bundle has come back.
+The line itself is consumed in a thread, so the main thread stays free to be interrupted, and looks at the workers'
+figures twice a second whether or not a bundle has come back.
 """
 
 from __future__ import annotations

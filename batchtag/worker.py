@@ -92,6 +92,7 @@ class Worker:
         """Commit this bundle, unless it is already. Raises StorageError, LeaseLost or RunFailed: faults of the run."""
         order = self._monitor.start(bundle.id)
         if (commit := self._writer.committed(bundle)) is not None:
+            self._monitor.done(bundle.id)
             return commit
         if order.hopeless:
             raise RunFailed(f"{order.hopeless}. Tag its images, positions {bundle.id}, apart to find the cause")
@@ -112,6 +113,7 @@ class Worker:
             upto = slab[-1].outcome.ref.position - bundle.first + 1
             self._count_images(outcomes[counted:upto])
             counted = upto
+            del slab  # or its pixels would stay while the next ones gather
         self._count_images(outcomes[counted:])
         if order.careful:
             self._monitor.at(bundle.id, NOWHERE)
@@ -141,7 +143,7 @@ class Worker:
             self._die(bundle, f"the device is lost: {error}")
 
     def _die(self, bundle: Bundle, why: str) -> None:
-        """End this process: a stuck thread or a broken device cannot be mended from inside. The next start is careful."""
+        """End this process: a stuck thread or a broken device is not mended from inside. The next start is careful."""
         log.error("worker %s ends itself: %s", self.name, why)
         self._monitor.needs_care(bundle.id)
         os._exit(1)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.kills [--kills 10] [--images 1500] [--seed 0]
 
-Three trials: the driver, the actor that tags (`ray::MapWorker`), and any Ray worker process. The driver is killed and the
-command repeated, over and over on one OUT; actors and workers are killed while one command goes on. After each trial the
-command runs once more undisturbed, `batchtag verify` must pass, and the tables must hold the same rows as the reference,
-but for run_id and tagged_at. Prints one line a trial and exits 1 if one fails.
+Three trials: the driver, the actor that tags (`ray::MapWorker`), and any Ray worker process. The driver is killed and
+the command repeated, over and over on one OUT; actors and workers are killed while one command goes on. After each
+trial the command runs once more undisturbed, `batchtag verify` must pass, and the tables must hold the same rows as the
+reference, but for run_id and tagged_at. Prints one line a trial and exits 1 if one fails.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import psutil
 import yaml
 from PIL import Image
 
+STORY = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as this process lives
 ROWS = {
     "images": "* exclude (run_id, tagged_at)",
     "tags": "* exclude (run_id)",
@@ -86,11 +87,9 @@ def job(folder: Path, out: Path) -> Path:
 
 
 def command(*words: str) -> subprocess.Popen[bytes]:
-    """A batchtag command, started; its story is thrown away."""
+    """A batchtag command, started; what it says goes to the end of the story, which is told when something fails."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from batchtag.cli import main; main()", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", "from batchtag.cli import main; main()", *words], stdout=STORY, stderr=STORY
     )
 
 
@@ -98,7 +97,9 @@ def run_to_the_end(path: Path) -> None:
     """Undisturbed; raises when it does not end well."""
     status = command("run", str(path)).wait()
     if status:
-        raise SystemExit(f"batchtag run {path} ended with {status}")
+        STORY.seek(0)
+        tail = STORY.read().decode(errors="replace").splitlines()[-30:]
+        raise SystemExit("\n".join([*tail, f"batchtag run {path} ended with {status}"]))
 
 
 def kill_drivers(path: Path, *, num_kills: int, dice: random.Random) -> int:
@@ -157,9 +158,9 @@ def _processes(driver: int, *, title: str) -> list[psutil.Process]:
 def rows(out: Path, table: str) -> list[dict[str, object]]:
     """Every row of a table, sorted, without what differs from run to run."""
     with duckdb.connect() as database:
-        return database.execute(
-            f"select {ROWS[table]} from read_parquet('{out}/{table}/*.parquet') order by all"
-        ).to_arrow_table().to_pylist()
+        relation = database.sql(f"select {ROWS[table]} from read_parquet('{out}/{table}/*.parquet') order by all")
+        found: list[dict[str, object]] = relation.to_arrow_table().to_pylist()
+        return found
 
 
 if __name__ == "__main__":

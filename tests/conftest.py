@@ -10,7 +10,7 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "disabled"  # read when Ray is imported: the suite's own cluster listens on the loopback
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 
-from tests.s3server import bucket, s3  # noqa: E402
+from tests.s3server import bucket, s3
 
 __all__ = ["bucket", "s3"]
 

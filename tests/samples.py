@@ -1,4 +1,4 @@
-"""Records for tests: cards, refs, outcomes, commits, and a folder of small real pictures. What is not said does not matter."""
+"""Records for tests: cards, refs, outcomes, commits, a folder of small real pictures. What is not said is no matter."""
 
 from __future__ import annotations
 

@@ -51,9 +51,7 @@ def frozen(
 def uris_of(index: Index, layout: Layout) -> list[tuple[int, str]]:
     store = LocalStore()
     return [
-        (ref.position, ref.uri)
-        for bundle in index.bundles()
-        for ref in read_bundle(bundle, store=store, layout=layout)
+        (ref.position, ref.uri) for bundle in index.bundles() for ref in read_bundle(bundle, store=store, layout=layout)
     ]
 
 

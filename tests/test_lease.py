@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -30,6 +31,15 @@ def holder_of(uri: str) -> Holder:
 
 def put(uri: str, holder: Holder) -> None:
     LocalStore().write(uri, json.dumps(asdict(holder)).encode())
+
+
+def take_over(uri: str, holder: Holder) -> None:
+    """As another run does it: by a conditional write, also while the first renews."""
+    store = LocalStore()
+    while True:
+        with contextlib.suppress(ConditionFailed):
+            store.write_if(uri, json.dumps(asdict(holder)).encode(), expected=store.read(uri).etag)
+            return
 
 
 def elsewhere(renewed_at: float) -> Holder:
@@ -143,7 +153,7 @@ def test_a_writer_whose_lease_was_taken_must_not_write_and_does_not_take_it_back
     lease = mine(uri)
     lease.acquire()
     put(uri, elsewhere(renewed_at=1000.0))
-    with pytest.raises(LeaseLost, match="run r-1 lost its lease of .*: run r-far holds it now"):
+    with pytest.raises(LeaseLost, match=r"run r-1 lost its lease of .*: run r-far holds it now"):
         check_lease(uri, store=LocalStore(), run_id="r-1")
     lease.release()
     assert holder_of(uri).run_id == "r-far"
@@ -214,7 +224,7 @@ def test_a_renewal_notices_that_another_run_took_over(uri: str) -> None:
     store = Renewing()
     lease = Lease(uri, store=store, run_id="r-1", clock=lambda: 1000.0)
     lease.acquire()
-    put(uri, elsewhere(renewed_at=1000.0))
+    take_over(uri, elsewhere(renewed_at=1000.0))
     assert lease._renewer is not None
     lease._renewer.join(10)
     assert lease.lost == "run r-far"

@@ -132,7 +132,9 @@ def test_a_model_that_loses_an_image_is_asked_again_in_halves() -> None:
             return super().predict(images)[:2]
 
     results = predict_each(Forgetful(lambda image: classes(image[0, 0, 0] / 10), card()), pictures(4))
-    assert [result.scores[0] for result in results if isinstance(result, Prediction)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [result.scores[0] for result in results if isinstance(result, Prediction)] == pytest.approx(
+        [0, 0.1, 0.2, 0.3]
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,13 @@ def test_the_part_in_a_uri_is_found_and_nothing_else() -> None:
     part = part_id(128, 64)
     assert part_of_uri(layout.part("images", part)) == part
     assert layout.part("images", part) == f"s3://b/tags/images/part-{part}.parquet"
-    for name in (f"{part}.parquet", f"part-{part}.parquet.tmp", "part-1-2.parquet", "notes.txt", f".part-{part}.parquet"):
+    for name in (
+        f"{part}.parquet",
+        f"part-{part}.parquet.tmp",
+        "part-1-2.parquet",
+        "notes.txt",
+        f".part-{part}.parquet",
+    ):
         assert part_of_uri(f"s3://b/tags/images/{name}") == ""
 
 

@@ -117,5 +117,7 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(job: Path, s
     proof = start("verify", str(out))
     said, _ = proof.communicate(timeout=60)
     assert proof.returncode == 0, said
-    found = sql(out, "select count(*), count(distinct uri), count(distinct position), count(distinct run_id) from images")
+    found = sql(
+        out, "select count(*), count(distinct uri), count(distinct position), count(distinct run_id) from images"
+    )
     assert found == [(NUM_IMAGES, NUM_IMAGES, NUM_IMAGES, 2)]

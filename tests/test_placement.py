@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from batchtag.errors import UsageError
+from batchtag.placement import MAX_BUNDLE, MIN_BUNDLE, Machine, Placement, bundle_size, place
+from batchtag.spec import ComputeSpec
+from tests.samples import card
+
+AUTO = ComputeSpec()
+
+
+def node(cpus: float, gpus: float = 0.0) -> Machine:
+    return Machine(cpus=cpus, gpus=gpus)
+
+
+def room_for(placement: Placement, machines: Sequence[Machine]) -> int:
+    """How many of these actors Ray can start, each on one machine."""
+    cpus, gpus = placement.cpus_per_actor, placement.gpus_per_actor
+    return sum(int(min(m.cpus / cpus, m.gpus / gpus if gpus else m.cpus / cpus) + 1e-9) for m in machines)
+
+
+CLUSTERS = {
+    "one core": [node(1)],
+    "two cores": [node(2)],
+    "three cores": [node(3)],
+    "sixteen cores": [node(16)],
+    "sixty-four cores": [node(64)],
+    "four small nodes": [node(4)] * 4,
+    "a head of one core and a large node": [node(1), node(32)],
+    "one gpu": [node(16, 1)],
+    "eight gpus": [node(64, 8)],
+    "eight gpus and few cores": [node(4, 8)],
+    "cpu nodes beside a gpu node": [node(2)] * 10 + [node(4, 4)],
+    "uneven gpu nodes": [node(8, 1), node(96, 8)],
+}
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_all_actors_fit_and_a_cpu_is_left_for_ray_data(name: str) -> None:
+    """Otherwise Ray waits for ever, without a word."""
+    machines = CLUSTERS[name]
+    placement = place(AUTO, machines)
+    cpus = sum(machine.cpus for machine in machines)
+    assert room_for(placement, machines) >= placement.actors >= 1
+    assert placement.actors * placement.cpus_per_actor <= max(cpus - 1, 0.5) + 1e-9
+    assert placement.compute_threads >= 1
+    assert placement.decode_threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "actors", "cpus_per_actor", "threads"),
+    [
+        ("one core", 1, 0.5, 1),
+        ("two cores", 1, 1, 2),
+        ("three cores", 1, 2, 3),
+        ("sixteen cores", 1, 15, 16),
+        ("sixty-four cores", 7, 8, 9),
+        ("four small nodes", 3, 4, 4),
+        ("a head of one core and a large node", 3, 8, 11),
+        ("one gpu", 1, 15, 16),
+        ("eight gpus", 8, 7, 8),
+        ("eight gpus and few cores", 8, 0.3, 1),
+        ("cpu nodes beside a gpu node", 4, 1, 1),
+        ("uneven gpu nodes", 9, 8, 8),
+    ],
+)
+def test_numbers_for_clusters_we_know(name: str, actors: int, cpus_per_actor: float, threads: int) -> None:
+    placement = place(AUTO, CLUSTERS[name])
+    assert (placement.actors, placement.cpus_per_actor, placement.compute_threads) == (actors, cpus_per_actor, threads)
+
+
+def test_the_device_is_the_best_there_is_unless_the_job_says_otherwise() -> None:
+    assert place(AUTO, [node(8, 1)]).device == "cuda"
+    assert place(AUTO, [node(8, 1)]).gpus_per_actor == 1
+    on_cpu = place(ComputeSpec(device="cpu"), [node(8, 1)])
+    assert (on_cpu.device, on_cpu.gpus_per_actor) == ("cpu", 0)
+    with pytest.raises(UsageError, match="the cluster has no GPU"):
+        place(ComputeSpec(device="cuda"), [node(8)])
+
+
+def test_what_the_job_asks_for_is_obeyed() -> None:
+    asked = ComputeSpec(actors=3, cpus_per_actor=2, batch_size=5, decode_threads=7)
+    placement = place(asked, [node(16)])
+    assert (placement.actors, placement.cpus_per_actor) == (3, 2)
+    assert (placement.slab_images, placement.decode_threads) == (5, 7)
+    assert place(ComputeSpec(actors=2), [node(64, 8)]).actors == 2
+    assert place(ComputeSpec(cpus_per_actor=4), [node(16)]).actors == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "machines"),
+    [
+        (ComputeSpec(actors=4, cpus_per_actor=2), [node(8)]),
+        (ComputeSpec(cpus_per_actor=9), [node(8)]),
+        (ComputeSpec(cpus_per_actor=5), [node(4)] * 4),
+        (ComputeSpec(actors=40), [node(3)]),
+        (ComputeSpec(cpus_per_actor=2), [node(32), node(1, 1)]),
+    ],
+)
+def test_a_job_that_can_never_be_placed_is_refused(asked: ComputeSpec, machines: list[Machine]) -> None:
+    with pytest.raises(UsageError, match=r"compute asks for .* lower compute\.actors or compute\.cpus_per_actor"):
+        place(asked, machines)
+
+
+def test_the_reason_says_the_numbers_to_a_person() -> None:
+    assert place(AUTO, [node(2)]).reason == "1 worker on cpu, 1 of 2 CPUs each, 2 decode threads, slabs of 16"
+    assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda, 7 of 64 CPUs each")
+
+
+@pytest.mark.parametrize("num_images", [1, 100, 10_000, 131_072])
+@pytest.mark.parametrize("gflops", [0.0, 5.0, 280.0, 100_000.0])
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_bundle_is_neither_tiny_nor_huge(name: str, gflops: float, num_images: int) -> None:
+    size = bundle_size(num_images, compute=AUTO, cards=[card(gflops=gflops)], machines=CLUSTERS[name])
+    assert MIN_BUNDLE <= size <= MAX_BUNDLE
+
+
+def test_heavier_models_more_workers_and_crops_make_smaller_bundles() -> None:
+    def size(gflops: float, *, machines: Sequence[Machine] = CLUSTERS["sixteen cores"], crops_of: str = "") -> int:
+        cards = [card(gflops=gflops, crops_of=crops_of)]
+        return bundle_size(100_000, compute=AUTO, cards=cards, machines=machines)
+
+    assert size(4.0) > size(100.0) > size(5000.0) == MIN_BUNDLE
+    assert size(40.0) > size(40.0, crops_of="things")
+    assert size(0.0, machines=CLUSTERS["eight gpus"]) == 100_000 // 32
+    assert bundle_size(9, compute=ComputeSpec(bundle_size=3), cards=[], machines=[node(2)]) == 3
