@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
-from batchtag.errors import Code, StorageError
+from batchtag.errors import Code, StorageError, UsageError
 from batchtag.layout import PART_PREFIX, PART_SUFFIX, Layout, part_of_uri
 from batchtag.records import ListedImage
 from batchtag.storage import Store, join_uri
@@ -30,6 +30,11 @@ from batchtag.tables import TABLES
 SCHEME = "batchtag"
 TAIL_BYTES = 256 * 1024
 """The end of a part, read in one go: the footer is there, and a small part is all there."""
+
+
+def no_tables(out: str) -> UsageError:
+    """The error for an OUT that no run has written, or that is none."""
+    return UsageError(f"{out}: holds no tables of batchtag (no _batchtag/index.json); name the --out of a run")
 
 
 class Database:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from batchtag.errors import Code, ConditionFailed, LeaseLost, OutputError, StorageError
+from batchtag.processes import started
 from batchtag.storage import ABSENT, Store
 from batchtag.storage.retry import with_retries
 
@@ -43,7 +44,7 @@ class Holder:
     def dead_because(self, now: float) -> str:
         """Why this holder may be taken over, "" if it may not."""
         if self.host == socket.gethostname() and self.boot == _boot_id():
-            return "" if _process_started(self.pid) == self.process != "" else "its process is gone"
+            return "" if started(self.pid) == self.process != "" else "its process is gone"
         silent_s = now - self.renewed_at
         return f"it was silent for {silent_s:.0f} s" if silent_s > EXPIRE_S else ""
 
@@ -53,27 +54,6 @@ def _boot_id() -> str:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
-
-
-def _process_started(pid: int) -> str:
-    """A mark of the running process with that pid; "" if there is none, or one that is only not yet reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self").exists():
-            return ""
-        return "running" if _signals(pid) else ""
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _signals(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class Lease:
@@ -133,7 +113,7 @@ class Lease:
             host=socket.gethostname(),
             boot=_boot_id(),
             pid=os.getpid(),
-            process=_process_started(os.getpid()),
+            process=started(os.getpid()),
             renewed_at=self._clock(),
         )
         self._etag = self._store.write_if(self._uri, json.dumps(asdict(holder)).encode(), expected=expected)

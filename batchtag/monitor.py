@@ -48,6 +48,11 @@ class Counters:
             mine.extend(uri for uri in uris if uri not in mine)
             del mine[EXAMPLES:]
 
+    def take_work(self, work: Counters) -> None:
+        """What it cost, and the examples, as `work` says; the images stay as they are counted here."""
+        self.fetched_bytes, self.fetch_s, self.decode_s = work.fetched_bytes, work.fetch_s, work.decode_s
+        self.predict_s, self.write_s, self.examples = work.predict_s, work.write_s, work.examples
+
     def failed(self, code: str, uri: str) -> None:
         """One image failed."""
         self.num_failed += 1
@@ -55,6 +60,13 @@ class Counters:
         examples = self.examples.setdefault(code, [])
         if len(examples) < EXAMPLES:
             examples.append(uri)
+
+
+def copy_of(counters: Counters) -> Counters:
+    """The same sums, which no longer change with the original."""
+    copy = Counters()
+    copy.add(counters)
+    return copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +86,8 @@ class WorkerFigures:
     alive_s: float
     decode_threads: int
     fetches: int
+    in_flight: dict[str, Counters] = field(default_factory=dict)
+    """The images of the last few bundles it took, by bundle: what is done of a bundle before its commit is known."""
 
 
 class Monitor:
@@ -89,6 +103,8 @@ class Monitor:
     def start(self, bundle: str) -> Start:
         """A worker begins this bundle. The image that was announced and never left is what its last worker died of."""
         self._starts[bundle] += 1
+        for figures in self._workers.values():
+            figures.in_flight.pop(bundle, None)  # what a dead worker had done of it is done again
         died_at = self._at.pop(bundle, None)
         if died_at is not None:
             self._deaths[bundle][died_at] += 1

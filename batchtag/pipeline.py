@@ -140,9 +140,10 @@ def _ours(error: BaseException) -> BatchtagError:
     """The exception of ours in the chain that Ray wraps it in, or a RunFailed that says what Ray said."""
     seen: BaseException | None = error
     while seen is not None:
-        for candidate in (seen, getattr(seen, "cause", None)):
-            if isinstance(candidate, BatchtagError):
-                return type(candidate)(candidate.message)
+        # Ray raises an exception that is both its own and ours; what ours said is only in its `cause`.
+        for candidate in (getattr(seen, "cause", None), seen):
+            if isinstance(candidate, BatchtagError) and not isinstance(candidate, ray.exceptions.RayError):
+                return candidate
         seen = seen.__cause__ or seen.__context__
     logging.getLogger(__name__).debug("from Ray", exc_info=error)
     lines = [line for line in str(error).splitlines() if line.strip()]

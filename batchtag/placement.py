@@ -17,6 +17,8 @@ from batchtag.spec import ComputeSpec
 
 BUNDLE_S = 40.0
 MIN_BUNDLE, MAX_BUNDLE = 64, 8192
+MANY = 131_072
+"""So many images or more: the index asks for the size when it has listed that many, and does not know the rest."""
 CPU_GFLOPS_PER_CORE = 25.0
 """What a server core reaches in fp32 convolutions through oneDNN: 20 to 40 were measured on an EPYC core."""
 GPU_GFLOPS = 20_000.0
@@ -63,12 +65,13 @@ def place(compute: ComputeSpec, machines: Sequence[Machine]) -> Placement:
         raise UsageError("compute.device is 'cuda' and the cluster has no GPU; use 'cpu' or 'auto', or add GPU nodes")
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
     cpus = sum(machine.cpus for machine in machines)
-    spare = _spare(hosts, one_is_free=len(hosts) < len(machines))
+    spares = _spares(hosts, one_is_free=len(hosts) < len(machines))
     per_gpu = 1 if device == "cuda" else 0
     wanted = gpus if device == "cuda" and compute.actors == "auto" else compute.actors
     if device == "cuda" and wanted != "auto":
         wanted = min(wanted, gpus)
-    actors, per_actor = _actors(wanted, compute.cpus_per_actor, spare, per_gpu)
+    fits = [(*_actors(wanted, compute.cpus_per_actor, spare, per_gpu), spare) for spare in spares]
+    actors, per_actor, spare = max(fits, key=lambda fit: fit[0] * fit[1])
     if not actors:
         raise UsageError(
             f"compute asks for {compute.actors} actors x {compute.cpus_per_actor} CPUs, each on one machine of "
@@ -91,12 +94,24 @@ def place(compute: ComputeSpec, machines: Sequence[Machine]) -> Placement:
     )
 
 
-def _spare(hosts: Sequence[Machine], *, one_is_free: bool) -> list[Machine]:
-    """What actors may take of each host: all, but one CPU of the largest unless other nodes have one for Ray Data."""
-    largest = max(range(len(hosts)), key=lambda i: hosts[i].cpus, default=-1)
+def _spares(hosts: Sequence[Machine], *, one_is_free: bool) -> list[list[Machine]]:
+    """What actors may take of each host: all, but one CPU of the largest, or of the smallest, whichever costs less.
+
+    Nothing need be kept if other nodes have a CPU for Ray Data.
+    """
+    whole = [i for i, host in enumerate(hosts) if host.cpus >= 1]
+    if one_is_free:
+        return [list(hosts)]
+    if not whole:
+        return [[Machine(cpus=host.cpus / 2, gpus=host.gpus) for host in hosts]]
+    largest, smallest = max(whole, key=lambda i: hosts[i].cpus), min(whole, key=lambda i: hosts[i].cpus)
+    least = 0.5 if len(hosts) == 1 else 0.0
     return [
-        Machine(cpus=host.cpus if one_is_free or i != largest else max(host.cpus - 1, 0.5), gpus=host.gpus)
-        for i, host in enumerate(hosts)
+        [
+            Machine(cpus=max(host.cpus - 1, least) if i == kept else host.cpus, gpus=host.gpus)
+            for i, host in enumerate(hosts)
+        ]
+        for kept in (largest, smallest)
     ]
 
 
@@ -149,6 +164,6 @@ def bundle_size(
     gflops = sum(card.gflops * (CROPS_PER_IMAGE if card.crops_of else 1) for card in cards)
     device_rate = GPU_GFLOPS if placement.device == "cuda" else CPU_GFLOPS_PER_CORE * cores
     seconds_per_image = gflops / device_rate + 1 / (CPU_IMAGES_PER_S_PER_CORE * cores)
-    fair_share = num_images / (4 * placement.actors)
+    fair_share = (num_images if num_images < MANY else 8 * MANY) / (4 * placement.actors)
     size = min(BUNDLE_S / seconds_per_image, max(fair_share, MIN_BUNDLE))
     return max(MIN_BUNDLE, min(MAX_BUNDLE, int(size)))

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from batchtag.database import Database, open_database
+from batchtag.database import Database, no_tables, open_database
 from batchtag.errors import UsageError
 from batchtag.index import read_index
 from batchtag.layout import Layout
@@ -49,10 +49,6 @@ def define_committed(database: Database) -> None:
     committed = database.parts["images"].keys()
     for table in TABLES:
         database.define(table, database.parts[table].keys() & committed)
-
-
-def no_tables(out: str) -> UsageError:
-    return UsageError(f"{out}: holds no tables of batchtag (no _batchtag/index.json); name the --out of a run")
 
 
 @contextmanager

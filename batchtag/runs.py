@@ -297,6 +297,7 @@ class _Run:
             report.seconds = round(time.monotonic() - self._began, 3)
             report.ended_at = datetime.now(UTC).isoformat(timespec="seconds")
             report.store(store=self._store, layout=self._layout)
+        with contextlib.suppress(StorageError):
             self._lease.release()
 
 

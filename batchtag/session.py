@@ -23,8 +23,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from batchtag.errors import RunFailed
+from batchtag.processes import descendants, end, started
 
 _FOLDER = "batchtag-ray-"
+_PATIENCE_S = 2.0
+"""Ray's per-node agents notice only after half a minute that their raylet is gone; nothing is lost by ending them."""
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Bundles and commits are a few hundred bytes each; pixels never go through the object store."""
 
@@ -38,18 +41,17 @@ def _remove_left_behind() -> None:
     """Delete the folders of private Rays whose driver was killed and could not."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
-        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not _is_alive(int(pid)):
+        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not started(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def _is_ray(pid: int) -> bool:
+    """Whether a child of ours is one of Ray's processes, by its command line."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
+    return command.startswith(b"ray::") or b"/ray/" in command
 
 
 @contextlib.contextmanager
@@ -139,7 +141,9 @@ class RaySession:
         self._over.wait()
         import ray
 
+        family = {} if self._address else {p: mark for p, mark in descendants(os.getpid()).items() if _is_ray(p)}
         ray.shutdown()
+        end(family, patience_s=_PATIENCE_S)
 
     def _init(self) -> None:
         self._set_environment()

@@ -6,15 +6,16 @@ figures twice a second whether or not a bundle has come back.
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
-from collections import Counter
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchtag.errors import TooManyFailures
 from batchtag.ledger import Totals
-from batchtag.monitor import WorkerFigures
+from batchtag.monitor import Counters, WorkerFigures, copy_of
 from batchtag.placement import Placement
 from batchtag.progress import Figures, busy_shares, sum_counters
 from batchtag.records import Bundle, Commit
@@ -44,7 +45,8 @@ def tag(work: Work) -> Iterator[Figures]:
     """
     from batchtag import pipeline
 
-    before = Totals(num_failed=work.totals.num_failed, failed_by_code=Counter(work.totals.failed_by_code))
+    before = copy.deepcopy(work.totals)
+    run = _Tally()
     monitor = pipeline.start_monitor()
     news: queue.Queue[Commit | Exception | None] = queue.Queue()
 
@@ -59,23 +61,57 @@ def tag(work: Work) -> Iterator[Figures]:
     threading.Thread(target=pump, name="pump", daemon=True).start()
     running = True
     while running:
-        arrived = _arrivals(news)
-        _refresh(work.figures, pipeline.snapshot(monitor))
-        for item in arrived:
+        for item in _arrivals(news):
             if isinstance(item, Exception):
                 raise item
             if item is None:
                 running = False
             else:
                 work.totals.add(item)
+                run.committed(item)
+        run.refresh(work.figures, pipeline.snapshot(monitor))
         now = work.figures.counters
         live = Totals(
-            num_images=work.figures.done,
+            num_images=before.num_images + now.num_images,
             num_failed=before.num_failed + now.num_failed,
             failed_by_code=before.failed_by_code + now.failed_by_code,
         )
         judge(live, work.figures, max_failure_rate=work.max_failure_rate)
         yield work.figures
+
+
+class _Tally:
+    """This run's sums: every committed bundle once, and what workers have done of the others, whoever died of them."""
+
+    def __init__(self) -> None:
+        self._parts: set[str] = set()
+        self._commits = Counters()
+        self._began: float | None = None
+
+    def committed(self, commit: Commit) -> None:
+        self._parts.add(commit.part)
+        self._commits.num_images += commit.num_images
+        self._commits.num_failed += commit.num_failed
+        self._commits.num_tags += commit.num_tags
+        self._commits.failed_by_code.update(commit.failed_by_code)
+
+    def refresh(self, figures: Figures, workers: dict[str, WorkerFigures]) -> None:
+        """Bring the figures up to date; without a sign of life they stay as they are."""
+        if not workers:
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now - max(worker.alive_s for worker in workers.values())
+        counters = copy_of(self._commits)
+        for worker in workers.values():
+            for part, done in worker.in_flight.items():
+                if part not in self._parts:
+                    counters.add(done)
+        counters.take_work(sum_counters(workers))
+        figures.phase = "tagging"
+        figures.counters = counters
+        figures.busy = busy_shares(workers)
+        figures.tagging_s = now - self._began
 
 
 def _arrivals(news: queue.Queue[Commit | Exception | None]) -> list[Commit | Exception | None]:
@@ -87,15 +123,6 @@ def _arrivals(news: queue.Queue[Commit | Exception | None]) -> list[Commit | Exc
     while not news.empty():
         items.append(news.get_nowait())
     return items
-
-
-def _refresh(figures: Figures, workers: dict[str, WorkerFigures]) -> None:
-    if not workers:
-        return
-    figures.phase = "tagging"
-    figures.counters = sum_counters(workers)
-    figures.busy = busy_shares(workers)
-    figures.tagging_s = max(worker.alive_s for worker in workers.values())
 
 
 def judge(totals: Totals, figures: Figures, *, max_failure_rate: float) -> None:

@@ -16,13 +16,12 @@ from typing import Any
 
 import duckdb
 
-from batchtag.database import Database, open_database, parquet
+from batchtag.database import Database, no_tables, open_database, parquet
 from batchtag.errors import StorageError
 from batchtag.index import Index, IndexPart, read_index
 from batchtag.layout import PART_PREFIX, PART_SUFFIX, Layout
 from batchtag.partfiles import FILE_PROMISES, Inspection, inspect_files
 from batchtag.promises import PROMISES
-from batchtag.query import no_tables
 from batchtag.records import Status
 from batchtag.storage import absolute_uri, join_uri, open_store
 from batchtag.tables import TABLES

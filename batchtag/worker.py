@@ -24,14 +24,17 @@ from batchtag.layout import Layout
 from batchtag.lease import check_lease
 from batchtag.look import DeviceLost, Sight, look
 from batchtag.models.spec import ModelSpec
-from batchtag.monitor import NOWHERE, Counters, Start, WorkerFigures
+from batchtag.monitor import NOWHERE, Counters, Start, WorkerFigures, copy_of
 from batchtag.outputs import PartWriter
 from batchtag.records import Bundle, Commit, Failure, ModelCard, Outcome, Stage
 from batchtag.storage import open_store
 from batchtag.stream import Hung, ImageStream, StreamPlan
+from batchtag.tables import num_tags
 
 log = logging.getLogger(__name__)
 BEAT_S = 1.0
+KEPT_IN_FLIGHT = 4
+"""Bundles whose figures a worker still tells: the two it has, and two whose commits may not have reached the driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,7 @@ class Worker:
         self._device = threading.Lock()
         self._room = _Room()
         self._counters = Counters()
+        self._in_flight: dict[str, Counters] = {}
         self._counting = threading.Lock()
         self._born = time.monotonic()
         threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
@@ -104,6 +108,7 @@ class Worker:
 
     def _tag(self, bundle: Bundle, order: Start) -> Commit:
         outcomes = [Outcome.of(ref) for ref in read_bundle(bundle, store=self._out, layout=self._layout)]
+        done = self._begin_counting(bundle)
         counted = 0
         for slab in self._slabs(bundle, outcomes, order):
             with self._device:
@@ -111,10 +116,10 @@ class Worker:
                 self._look(bundle, slab)
                 self._count(predict_s=time.monotonic() - started)
             upto = slab[-1].outcome.ref.position - bundle.first + 1
-            self._count_images(outcomes[counted:upto])
+            self._count_images(outcomes[counted:upto], done)
             counted = upto
             del slab  # or its pixels would stay while the next ones gather
-        self._count_images(outcomes[counted:])
+        self._count_images(outcomes[counted:], done)
         if order.careful:
             self._monitor.at(bundle.id, NOWHERE)
         started = time.monotonic()
@@ -148,13 +153,22 @@ class Worker:
         self._monitor.needs_care(bundle.id)
         os._exit(1)
 
-    def _count_images(self, outcomes: list[Outcome]) -> None:
+    def _begin_counting(self, bundle: Bundle) -> Counters:
+        with self._counting:
+            self._in_flight.pop(bundle.id, None)
+            self._in_flight[bundle.id] = done = Counters()
+            while len(self._in_flight) > KEPT_IN_FLIGHT:
+                del self._in_flight[next(iter(self._in_flight))]
+        return done
+
+    def _count_images(self, outcomes: list[Outcome], done: Counters) -> None:
         with self._counting:
             for outcome in outcomes:
-                self._counters.num_images += 1
-                self._counters.num_tags += sum(len(f.prediction.scores) for f in outcome.findings)
-                if outcome.failure is not None:
-                    self._counters.failed(str(outcome.failure.code), outcome.ref.uri)
+                for counters in (self._counters, done):
+                    counters.num_images += 1
+                    counters.num_tags += num_tags(outcome)
+                    if outcome.failure is not None:
+                        counters.failed(str(outcome.failure.code), outcome.ref.uri)
 
     def _count(self, *, predict_s: float = 0.0, write_s: float = 0.0) -> None:
         with self._counting:
@@ -165,8 +179,8 @@ class Worker:
         """Tell the monitor the figures so far."""
         times = self._stream.times()
         with self._counting:
-            counters = Counters()
-            counters.add(self._counters)
+            counters = copy_of(self._counters)
+            in_flight = {bundle: copy_of(done) for bundle, done in self._in_flight.items()}
         counters.fetch_s, counters.decode_s, counters.fetched_bytes = (
             times.fetch_s,
             times.decode_s,
@@ -177,6 +191,7 @@ class Worker:
             alive_s=time.monotonic() - self._born,
             decode_threads=self._plan.stream.decode_threads,
             fetches=self._plan.stream.fetches,
+            in_flight=in_flight,
         )
         self._monitor.beat(self.name, figures)
 

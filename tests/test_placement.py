@@ -59,7 +59,7 @@ def test_all_actors_fit_and_a_cpu_is_left_for_ray_data(name: str) -> None:
         ("sixteen cores", 1, 15, 16),
         ("sixty-four cores", 7, 8, 9),
         ("four small nodes", 3, 4, 4),
-        ("a head of one core and a large node", 3, 8, 11),
+        ("a head of one core and a large node", 4, 8, 8),
         ("one gpu", 1, 15, 16),
         ("eight gpus", 8, 7, 8),
         ("eight gpus and few cores", 8, 0.3, 1),

@@ -18,6 +18,7 @@ _CREDENTIALS = re.compile(
 
 
 def carries_credentials(uri: str) -> bool:
+    """Whether a URI holds a password, a token or a signature."""
     return _CREDENTIALS.search(uri) is not None
 
 

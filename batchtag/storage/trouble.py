@@ -27,10 +27,12 @@ def changed(uri: str, found: str, expected: str) -> ConditionFailed:
 
 
 def no_object(uri: str) -> StorageError:
+    """The error for an object that is not there."""
     return StorageError(f"{uri}: no such object", code=Code.NOT_FOUND)
 
 
 def no_folder(uri: str) -> StorageError:
+    """The error for a folder or prefix under which nothing lies."""
     return StorageError(f"{uri}: nothing lies there; check its name", code=Code.NOT_FOUND)
 
 

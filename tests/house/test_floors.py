@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "batchtag"
 
 FLOORS: list[tuple[str, ...]] = [
-    ("batchtag", "errors", "border", "formats"),
+    ("batchtag", "errors", "border", "formats", "processes"),
     ("records",),
     ("storage", "tables", "decode", "promises"),
     ("layout", "sources", "models", "lease", "monitor", "fetch", "isolation"),

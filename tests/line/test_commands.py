@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from tests.line.test_line import draw, sql
+from tests.s3server import S3Server
 
 NUM_IMAGES = 400
 
@@ -121,3 +123,21 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(job: Path, s
         out, "select count(*), count(distinct uri), count(distinct position), count(distinct run_id) from images"
     )
     assert found == [(NUM_IMAGES, NUM_IMAGES, NUM_IMAGES, 2)]
+
+
+def test_a_bucket_is_tagged_with_what_the_environment_knows_of_it(  # type: ignore[no-untyped-def]
+    start, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    pictures = draw(tmp_path / "in", 30)
+    s3.put({f"{bucket}/2026/{path.name}": path.read_bytes() for path in pictures.iterdir()})
+    s3.put({f"{bucket}/2026-old/0001.jpg": b"not under the prefix"})
+    out = f"{bucket}/tags"
+    words = ("run", f"{bucket}/2026", "--out", out, "--classifier", "constant", "--limit", "20", "--json")
+    answer, story = start(*words).communicate(timeout=120)
+    assert json.loads(answer)["num_tagged"] == 20, story
+    said, story = start("verify", out).communicate(timeout=60)
+    assert "20 tagged + 0 failed + 0 duplicate of 20 images" in said, story
+    said, story = start("query", out, "select count(*) as n, min(uri) as first from images", "--json").communicate()
+    assert json.loads(said) == {"n": 20, "first": f"{bucket}/2026/0000.jpg"}, story

@@ -222,7 +222,7 @@ def test_names_of_weights_are_read_in_any_case() -> None:
 def test_an_unknown_builder_is_answered_with_the_nearest_names() -> None:
     with pytest.raises(UsageError, match="no detection or classification builder 'resnet5'; did you mean 'resnet50'"):
         prepare(untrained("resnet5"))
-    with pytest.raises(ModelError, match="`batchtag models` lists all"):
+    with pytest.raises(UsageError, match="`batchtag models` lists all"):
         prepare(untrained("qqq"))
 
 

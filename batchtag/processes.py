@@ -1,0 +1,67 @@
+"""Which processes of this machine are still the ones they were: pids are reused, so a pid alone says nothing.
+
+Read from /proc where there is one; elsewhere (macOS) a process is only known to be there or not, and descendants are
+not known.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def started(pid: int) -> str:
+    """A mark of the running process with that pid; "" if there is none, or one that is only not yet reaped."""
+    fields = _fields(pid)
+    if fields:
+        return "" if fields[0] in "ZX" else fields[19]
+    if Path("/proc/self").exists():
+        return ""
+    return "running" if _answers(pid) else ""
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The children of a process, and theirs: pid and mark of each. Empty where there is no /proc."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        fields = _fields(int(entry.name))
+        if fields:
+            parents[int(entry.name)] = int(fields[1])
+    found: dict[int, str] = {}
+    newest = {pid}
+    while newest:
+        newest = {child for child, parent in parents.items() if parent in newest and child not in found}
+        found |= {child: mark for child in newest if (mark := started(child))}
+    return found
+
+
+def end(processes: dict[int, str], *, patience_s: float) -> None:
+    """Wait for these processes to go, and kill those that have not gone by then."""
+    deadline = time.monotonic() + patience_s
+    while left := {pid: mark for pid, mark in processes.items() if started(pid) == mark}:
+        if time.monotonic() > deadline:
+            for pid in left:
+                if started(pid) == left[pid]:
+                    os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.05)
+
+
+def _fields(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat after the name: state, parent, ..., [19] the start in clock ticks since boot."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+        return []
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
