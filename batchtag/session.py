@@ -9,6 +9,7 @@ ten seconds, so it happens in a thread while the input is listed and the models 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -63,8 +64,14 @@ def quiet_ray(*, unless: bool) -> Iterator[None]:
     if unless:
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), _quiet_descriptor():
+    with contextlib.redirect_stdout(_nowhere()), _quiet_descriptor():
         yield
+
+
+@functools.cache
+def _nowhere() -> TextIO:
+    """Never closed: Ray's colorama keeps the stdout it finds, and uses it once more when Python ends."""
+    return open(os.devnull, "w")
 
 
 @contextlib.contextmanager
@@ -75,15 +82,15 @@ def _quiet_descriptor() -> Iterator[None]:
     sys.stderr.flush()
     saved = os.dup(2)
     before = sys.stderr
-    with open(os.devnull, "wb") as nowhere, open(os.dup(saved), "w", buffering=1, encoding="utf-8") as terminal:
-        os.dup2(nowhere.fileno(), 2)
-        sys.stderr = terminal
-        try:
-            yield
-        finally:
-            sys.stderr = before
-            os.dup2(saved, 2)
-            os.close(saved)
+    os.dup2(_nowhere().fileno(), 2)
+    # Not closed either: loggers that were set up meanwhile hold it.
+    sys.stderr = open(os.dup(saved), "w", buffering=1, encoding="utf-8")  # noqa: SIM115
+    try:
+        yield
+    finally:
+        sys.stderr = before
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _is_real(stream: TextIO) -> bool:
