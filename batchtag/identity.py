@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchtag import __version__
-from batchtag.errors import Code, ConditionFailed, OutputError, StorageError
+from batchtag.errors import ConditionFailed, OutputError
 from batchtag.layout import Layout
 from batchtag.records import ModelCard
 from batchtag.spec import JobSpec
-from batchtag.storage import ABSENT, Store
+from batchtag.storage import ABSENT, Store, read_json
 from batchtag.storage.retry import WRITES, with_retries
 
 _SECRET = {"storage_options"}
@@ -76,15 +76,11 @@ def check_same(mine: dict[str, Any], theirs: dict[str, Any], *, layout: Layout) 
 
 def read_job(*, store: Store, layout: Layout) -> dict[str, Any] | None:
     """The job of OUT as stored; None if there is none."""
-    try:
-        blob, _ = with_retries(lambda: store.read(layout.job))
-    except StorageError as error:
-        if error.code is Code.NOT_FOUND:
-            return None
-        raise
-    content: dict[str, Any] = json.loads(blob.data)
-    content.pop("first_run", None)
-    return content
+    found = read_json(layout.job, store=store, build=lambda content: content | {"first_run": None})
+    if found is None:
+        return None
+    found[0].pop("first_run")
+    return found[0]
 
 
 def _differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:

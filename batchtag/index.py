@@ -14,14 +14,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchtag.errors import Code, StorageError
 from batchtag.layout import Layout
 from batchtag.records import Bundle, ImageRef, ListedImage
-from batchtag.storage import Store
+from batchtag.storage import Store, read_json
 from batchtag.storage.retry import WRITES, with_retries
 from batchtag.tables import schema_of
 
@@ -139,13 +139,11 @@ def _write_part(table: pa.Table, *, number: int, first: int, size: int, store: S
 
 def read_index(*, store: Store, layout: Layout) -> Index | None:
     """The frozen index of OUT; None if it was never committed."""
-    try:
-        blob, _ = with_retries(lambda: store.read(layout.index))
-    except StorageError as error:
-        if error.code is Code.NOT_FOUND:
-            return None
-        raise
-    content = json.loads(blob.data)
+    found = read_json(layout.index, store=store, build=_index_of)
+    return found[0] if found else None
+
+
+def _index_of(content: dict[str, Any]) -> Index:
     parts = tuple(IndexPart(**part) for part in content["parts"])
     return Index(num_images=content["num_images"], listed_at=content["listed_at"], parts=parts)
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from batchtag.errors import Code, ConditionFailed, LeaseLost, OutputError, StorageError
+from batchtag.errors import ConditionFailed, LeaseLost, OutputError, StorageError
 from batchtag.processes import started
-from batchtag.storage import ABSENT, Store
+from batchtag.storage import ABSENT, Store, read_json
 from batchtag.storage.retry import with_retries
 
 RENEW_S = 10.0
@@ -144,13 +144,7 @@ class Lease:
 
 
 def _read(uri: str, *, store: Store) -> tuple[Holder, str] | None:
-    try:
-        blob, _ = with_retries(lambda: store.read(uri))
-    except StorageError as error:
-        if error.code is Code.NOT_FOUND:
-            return None
-        raise
-    return Holder(**json.loads(blob.data)), blob.etag
+    return read_json(uri, store=store, build=lambda content: Holder(**content))
 
 
 def check_lease(uri: str, *, store: Store, run_id: str) -> None:

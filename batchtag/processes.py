@@ -12,6 +12,16 @@ import time
 from pathlib import Path
 
 
+def available_cores() -> int:
+    """The cores this process may use: the machine's, less what its affinity or its container (cgroup v2) withholds."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+
+
 def started(pid: int) -> str:
     """A mark of the running process with that pid; "" if there is none, or one that is only not yet reaped."""
     fields = _fields(pid)

@@ -38,10 +38,22 @@ def open_query(out: str, sql: str, storage_options: Mapping[str, Any] | None = N
         if not database.parts["images"] and read_index(store=store, layout=layout) is None:
             raise no_tables(out)
         define_committed(database)
+        _check_reads_only(database, sql)
         relation = database.connection.sql(sql)
-        if relation is None:
-            raise UsageError("the SQL gives no rows; write a select over images, tags or errors")
+        assert relation is not None, "a select gives rows"
         yield relation.to_arrow_reader(BATCH_ROWS)
+
+
+_READING = ("SELECT", "EXPLAIN")
+
+
+def _check_reads_only(database: Database, sql: str) -> None:
+    statements = database.connection.extract_statements(sql)
+    kinds = [statement.type.name for statement in statements]
+    if len(kinds) != 1 or kinds[0] not in _READING:
+        raise UsageError(
+            f"the SQL is {' and '.join(kinds).lower() or 'empty'}; it must be one select over images, tags and errors"
+        )
 
 
 def define_committed(database: Database) -> None:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from batchtag.errors import (
     BatchtagError,
     Interrupted,
     LeaseLost,
+    OutputError,
     RunFailed,
     StorageError,
     TooManyFailures,
@@ -100,6 +102,7 @@ class _Run:
         self._totals = Totals()
         self._figures = Figures(phase="starting")
         self._began = time.monotonic()
+        self._has_out = False
 
     def do(self) -> None:
         """The whole run, and its end whatever happens."""
@@ -107,10 +110,8 @@ class _Run:
         index = read_index(store=self._store, layout=self._layout)
         pages = None if index is not None else self._listing()
         with _stop_signals():
-            dead = self._lease.acquire()
-            if dead:
-                self._progress.say(f"run {dead} is dead; going on where it stopped")
             try:
+                self._take_out()
                 self._work(index, pages)
             except KeyboardInterrupt:
                 self._stop("interrupted", "")
@@ -121,6 +122,16 @@ class _Run:
                 raise self._told(error) from error
             else:
                 self._stop("done", "")
+
+    def _take_out(self) -> None:
+        try:
+            dead = self._lease.acquire()
+        except StorageError as error:
+            message = f"OUT {self._layout.out} cannot be written: {error.message}. Mend it or choose another --out"
+            raise OutputError(message) from error
+        self._has_out = True
+        if dead:
+            self._progress.say(f"run {dead} is dead; going on where it stopped")
 
     def _listing(self) -> Iterator[list[ListedImage]]:
         """The source's pages, the first of them already there: raises at once when there is nothing to tag."""
@@ -144,6 +155,7 @@ class _Run:
             assert pages is not None
             index = self._list(pages)
         else:
+            self._report.num_images = index.num_images
             self._phase("checking models", self._cards)
             self._check_job()
         self._report.num_images = index.num_images
@@ -156,7 +168,12 @@ class _Run:
             self._phase("starting Ray", self._ray.ready)
             self._tag(left)
             self._reconcile(index)
-        tagging.judge(self._totals, self._figures, max_failure_rate=self._spec.max_failure_rate)
+        else:
+            self._progress.say(
+                f"nothing is left of the {index.num_images:,} images listed {index.listed_at[:16]}; the listing is "
+                "frozen, so for images that came since choose another --out"
+            )
+        tagging.judge(self._totals, self._figures, max_failure_rate=self._spec.max_failure_rate, at_end=True)
 
     def _prepare(self) -> None:
         began = time.monotonic()
@@ -271,7 +288,10 @@ class _Run:
 
     def _phase(self, what: str, until: Future[Any] | None = None) -> None:
         """Show what the run is doing, until something that goes on in a thread is there."""
-        self._progress.show(Figures(phase=what))
+        while True:
+            self._progress.show(Figures(phase=what))
+            if until is None or wait_for([until], timeout=1.0).done:
+                break
         if until is not None:
             until.result()
 
@@ -281,6 +301,9 @@ class _Run:
 
     def _stop(self, state: str, message: str) -> None:
         """End Ray, count what is really committed, write the record, give OUT back."""
+        _ignore_signals()
+        if not self._has_out:
+            return  # nothing was begun
         report = self._report
         report.state, report.message = state, message
         self._progress.show(Figures(phase="stopping"))
@@ -301,6 +324,12 @@ class _Run:
             self._lease.release()
 
 
+def _ignore_signals() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def _stop_signals() -> Iterator[None]:
     """SIGINT and SIGTERM raise KeyboardInterrupt once; what comes while the run is ending is ignored."""
@@ -309,8 +338,7 @@ def _stop_signals() -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -24,11 +25,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from batchtag.errors import RunFailed
-from batchtag.processes import descendants, end, started
+from batchtag.processes import available_cores, descendants, end, started
 
 _FOLDER = "batchtag-ray-"
+_STOP_S = 30.0
+_REACH_S = 10.0
+_LONGEST_TMPDIR = 16
+"""Ray's sockets lie some 90 characters further down, and a socket's path has 107 at most."""
 _PATIENCE_S = 2.0
 """Ray's per-node agents notice only after half a minute that their raylet is gone; nothing is lost by ending them."""
+_LEFT_BEHIND_S = 24 * 3600.0
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Bundles and commits are a few hundred bytes each; pixels never go through the object store."""
 
@@ -40,10 +46,27 @@ def address_of(asked: str) -> str:
 
 def _remove_left_behind() -> None:
     """Delete the folders of private Rays whose driver was killed and could not."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+    for folder in Path(_folder_of_folders()).glob(f"{_FOLDER}*"):
         pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
-        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not started(int(pid)):
+        found = folder.stat()
+        is_old = (
+            found.st_mtime < time.time() - _LEFT_BEHIND_S
+        )  # a pid may be of another container that shares the folder
+        if is_old and pid.isdigit() and found.st_uid == os.getuid() and not started(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of_folders() -> str:
+    """The folder for temporary files, or /tmp where its own path is too long for Ray's sockets."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= _LONGEST_TMPDIR else "/tmp"
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nobody answers at host:port: Ray would wait for ever, and nothing could interrupt it."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
 
 
 def _is_ray(pid: int) -> bool:
@@ -130,7 +153,7 @@ class RaySession:
         if self._thread is None:
             return
         self._over.set()
-        self._thread.join()
+        self._thread.join(timeout=_STOP_S)  # joining a cluster that does not answer cannot be interrupted
         if self._folder is not None and not keep_logs:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -164,13 +187,14 @@ class RaySession:
             "configure_logging": True,
         }
         if self._address:
+            _check_reachable(self._address)
             ray.init(address=self._address, **common)
             return
         _remove_left_behind()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=_folder_of_folders()))
         ray.init(
             address="local",
-            num_cpus=max(2, os.cpu_count() or 2),
+            num_cpus=max(2, available_cores()),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(self._folder),

@@ -52,7 +52,7 @@ class DecodeSpec(Spec):
 class OutputSpec(Spec):
     """Where the tables go."""
 
-    uri: str
+    uri: str = Field(min_length=1)
     storage_options: dict[str, Any] = Field(default_factory=dict)
 
 

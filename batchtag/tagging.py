@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchtag.errors import TooManyFailures
+from batchtag.errors import TooManyFailures, printable
 from batchtag.ledger import Totals
 from batchtag.monitor import Counters, WorkerFigures, copy_of
 from batchtag.placement import Placement
@@ -22,7 +22,7 @@ from batchtag.records import Bundle, Commit
 from batchtag.worker import WorkPlan
 
 JUDGED_FROM = 200
-"""A failure rate over fewer images says little; before, only a run in which nothing at all was tagged is stopped."""
+"""A failure rate over fewer images says little; of fewer, only a whole run in which nothing was tagged is judged."""
 POLL_S = 0.5
 
 
@@ -125,14 +125,16 @@ def _arrivals(news: queue.Queue[Commit | Exception | None]) -> list[Commit | Exc
     return items
 
 
-def judge(totals: Totals, figures: Figures, *, max_failure_rate: float) -> None:
+def judge(totals: Totals, figures: Figures, *, max_failure_rate: float, at_end: bool = False) -> None:
     """Raises TooManyFailures, with the commonest codes and example URIs, when more failed than the job allows."""
     tried, failed = totals.num_images, totals.num_failed
-    if not tried or failed / tried <= max_failure_rate or (tried < JUDGED_FROM and failed < tried):
+    too_few = tried < JUDGED_FROM and not (at_end and failed == tried)
+    if not tried or failed / tried <= max_failure_rate or too_few:
         return
     raise TooManyFailures(
         f"{failed:,} of {tried:,} images failed, {failed / tried:.1%} (allowed {max_failure_rate:.1%}): "
-        f"{_commonest(totals, figures)}. Mend the cause, or raise max_failure_rate, and run the same command again"
+        f"{_commonest(totals, figures)}. Those stay failed in this OUT: raise max_failure_rate to go on with the rest, "
+        "or mend the cause and choose another --out"
     )
 
 
@@ -140,5 +142,5 @@ def _commonest(totals: Totals, figures: Figures) -> str:
     pieces = []
     for code, count in totals.failed_by_code.most_common(3):
         examples = figures.counters.examples.get(code, [])
-        pieces.append(f"{code} {count:,}" + (f" (for example {examples[0]})" if examples else ""))
+        pieces.append(f"{code} {count:,}" + (f" (for example {printable(examples[0])})" if examples else ""))
     return ", ".join(pieces)

@@ -55,7 +55,7 @@ def test_sql_that_does_not_work_is_answered_with_duckdbs_words(tmp_path: Path) -
         query(out.uri, "select * from imagez")
     with pytest.raises(UsageError, match="Could not convert string"):
         query(out.uri, "select uri::int from images")
-    with pytest.raises(UsageError, match="gives no rows"):
+    with pytest.raises(UsageError, match="is empty"):
         query(out.uri, "")
 
 
@@ -94,3 +94,17 @@ def test_a_long_answer_is_cut_on_the_screen_only(tmp_path: Path) -> None:
     sql = "select range as i from range(20_000)"
     assert run("query", out, sql).count("\n") < 200
     assert len(run("query", out, sql, "--json").splitlines()) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("copy images to 'x.csv'", "the SQL is copy; it must be one select"),
+        ("create table x as select 1", "the SQL is create; it must be one select"),
+        ("select 1; select 2", "the SQL is select and select; it must be one select"),
+    ],
+)
+def test_sql_that_does_more_than_read_is_refused(tmp_path: Path, sql: str, message: str) -> None:
+    out = make_out(str(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        query(out.uri, sql)

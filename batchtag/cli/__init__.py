@@ -13,7 +13,7 @@ import typer
 
 from batchtag import __version__
 from batchtag.cli import demo, models, runs, tables
-from batchtag.errors import BatchtagError, UsageError
+from batchtag.errors import BatchtagError, UsageError, printable
 
 app = typer.Typer(
     name="batchtag",
@@ -66,4 +66,5 @@ def _say(error: BatchtagError) -> None:
     report = getattr(error, "report", None)
     if report is not None and not isinstance(error, UsageError) and report.num_done:
         print(report.summary(), file=sys.stderr)
-    print(f"batchtag: {error.message}", file=sys.stderr)
+    for line in error.message.split("\n"):
+        print(f"batchtag: {printable(line)}", file=sys.stderr)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchtag.errors import UsageError
+from batchtag.errors import BatchtagError, UsageError
+
+if TYPE_CHECKING:
+    from batchtag.record import RunReport
 
 DEFAULT_DETECTOR = "fasterrcnn_resnet50_fpn_v2"
 _JOB_SUFFIXES = (".yaml", ".yml")
@@ -43,7 +47,7 @@ def run(
     weights: Annotated[
         str, typer.Option(help="Weights for all of them: a member of the builder's enum, or 'none' for untrained ones.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of untrained weights.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of untrained weights. [default: 0]")] = None,
     include: Annotated[list[str] | None, typer.Option(help="Only names that match this glob; repeatable.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No names that match this glob; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images of the listing.")] = None,
@@ -67,8 +71,10 @@ def run(
         "include": include,
         "exclude": exclude,
     }
-    spec_flags = {name: value for name, value in given.items() if value}
+    spec_flags = {name: value for name, value in given.items() if value not in (None, "", [])}
     content, origin = _job(what, spec_flags)
+    if origin == "run" and not out:
+        raise UsageError("--out is missing: name the folder or URI for the tables")
     _set(content, ["output", "uri"], out)
     _set(content, ["source", "limit"], limit)
     _set(content, ["max_failure_rate"], max_failure_rate)
@@ -83,13 +89,20 @@ def run(
 
     from batchtag.runs import run_job
 
-    report = run_job(spec, console=Console(stderr=True), quiet=quiet, verbose=verbose)
+    try:
+        report = run_job(spec, console=Console(stderr=True), quiet=quiet, verbose=verbose)
+    except BatchtagError as error:
+        if as_json and hasattr(error, "report"):
+            _print_json(error.report)
+        raise
     if as_json:
-        from dataclasses import asdict
-
-        typer.echo(json.dumps(asdict(report), indent=1, ensure_ascii=False))
+        _print_json(report)
     elif not quiet:
         typer.echo(report.summary(), err=True)
+
+
+def _print_json(report: RunReport) -> None:
+    typer.echo(json.dumps(asdict(report), indent=1, ensure_ascii=False))
 
 
 def _job(what: list[str], flags: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -15,12 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchtag.errors import printable
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchtag.verify import VerifyReport
 
 ROWS_ON_SCREEN = 100
+_PIPE_WIDTH = 10_000
+"""Nothing is folded where nobody looks at a screen."""
 _Out = Annotated[str, typer.Argument(metavar="OUT", help="The --out of a run: a folder or a URI.")]
 
 
@@ -54,7 +58,7 @@ def _print_report(report: VerifyReport) -> None:
         times = "" if check.ok else f": {check.num_violations:,} times"
         typer.echo(f"{mark} {check.name:<17}{check.meaning}{times}")
         for uri, detail in check.examples:
-            typer.echo(f"         {uri}: {detail}")
+            typer.echo(f"         {printable(uri)}: {printable(detail)}")
         if check.num_violations > len(check.examples):
             typer.echo(f"         and {check.num_violations - len(check.examples):,} more; see --all")
     typer.echo(report.summary())
@@ -109,7 +113,10 @@ def _print_rows(answer: pa.RecordBatchReader) -> None:
         is_number = str(column.type).startswith(("int", "uint", "float", "double", "decimal"))
         table.add_column(Text(column.name), justify="right" if is_number else "left", overflow="fold")
     for row in itertools.islice(rows, ROWS_ON_SCREEN):
-        table.add_row(*(Text("" if value is None else str(_plain(value))) for value in row.values()))
-    Console().print(table)
+        table.add_row(*(Text("" if value is None else printable(str(_plain(value)))) for value in row.values()))
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
     if next(rows, None) is not None:
         typer.echo(f"the first {ROWS_ON_SCREEN} rows; --json or --csv give all, LIMIT fewer", err=True)

@@ -48,7 +48,7 @@ class CheckpointSpec(_AnyModel):
     """A folder with model.json and weights.safetensors, as `save_checkpoint` writes it."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    uri: str
+    uri: str = Field(min_length=1)
     storage_options: dict[str, Any] = Field(default_factory=dict)
     task: Literal["", "detect", "classify"] = ""
 

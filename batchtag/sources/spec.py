@@ -20,7 +20,7 @@ class PrefixSource(_AnySource):
     """Every image under one or more folders or prefixes, recursively."""
 
     kind: Literal["prefix"] = "prefix"
-    uris: list[str] = Field(min_length=1)
+    uris: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     include: list[str] = Field(default_factory=list)
     """Globs over the path below the prefix (`*` and `**` cross folders); by default the image extensions, any case."""
     exclude: list[str] = Field(default_factory=list)
@@ -30,7 +30,7 @@ class ManifestSource(_AnySource):
     """A list of URIs that somebody else made: Parquet, CSV, JSONL, or plain text with one URI a line."""
 
     kind: Literal["manifest"] = "manifest"
-    uri: str
+    uri: str = Field(min_length=1)
     format: Literal["auto", "parquet", "csv", "jsonl", "text"] = "auto"
     column: str = "uri"
     etag_column: str = ""
@@ -41,7 +41,7 @@ class ShardsSource(_AnySource):
     """Tar files of images (webdataset). A member's URI is <shard URI>#<member name>."""
 
     kind: Literal["shards"] = "shards"
-    uris: list[str] = Field(min_length=1)
+    uris: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     """Folders, prefixes or single .tar files."""
     include: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)

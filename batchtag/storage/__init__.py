@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
 from batchtag.records import Blob, ListedImage
+from batchtag.storage.json_files import read_json
 from batchtag.storage.uris import absolute_uri, join_uri, scheme_of
 
-__all__ = ["ABSENT", "Store", "absolute_uri", "join_uri", "open_store", "scheme_of"]
+__all__ = ["ABSENT", "Store", "absolute_uri", "join_uri", "open_store", "read_json", "scheme_of"]
 
 ABSENT = "absent"
 """What `write_if` expects when the object must not exist yet."""

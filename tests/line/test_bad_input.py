@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from batchtag.cli import main
-from batchtag.errors import ModelError, OutputError, StorageError
+from batchtag.errors import ModelError, OutputError, StorageError, TooManyFailures
 from batchtag.verify import verify
 from tests.line.conftest import Tag
 from tests.line.test_line import draw
@@ -210,3 +211,48 @@ def test_a_lost_lease_stops_the_writer(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="r-new"):
         check_lease(Layout(out).lease, store=open_store(out), run_id="r-old")
     lease.release()
+
+
+def test_a_cluster_that_does_not_answer_is_named_and_waited_for_no_longer(  # type: ignore[no-untyped-def]
+    say, tmp_path: Path
+) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody_listens.getsockname()[1]}"
+        draw(tmp_path / "in", 2)
+        words = ("run", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--classifier", "constant")
+        code, text = say(*words, "--address", address)
+    assert code == 1
+    assert f"could not join the Ray cluster at {address}" in text.splitlines()[-1]
+    assert not (tmp_path / "out/_batchtag/lease.json").exists()
+
+
+def test_a_damaged_file_of_a_run_is_named(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    draw(tmp_path / "in", 1)
+    index = tmp_path / "out/_batchtag/index.json"
+    index.parent.mkdir(parents=True)
+    index.write_text('{"version": 1, "num_')
+    code, text = say("run", str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert code == 1
+    assert f"{index}: is damaged" in text
+
+
+def test_a_run_without_out_asks_for_it(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, text = say("run", str(tmp_path))
+    assert (code, text) == (2, "batchtag: --out is missing: name the folder or URI for the tables\n")
+
+
+def test_a_key_cannot_act_on_the_terminal(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, text = say("run", f"{tmp_path}/a\n\x1b[31mred", "--out", str(tmp_path / "out"))
+    assert code == 1
+    assert "\x1b" not in text
+
+
+def test_a_failed_run_gives_its_record_to_machines_too(tag: Tag, tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "in", 3)
+    for path in pictures.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(TooManyFailures) as stopped:
+        tag(str(pictures), str(tmp_path / "out"))
+    report = stopped.value.report  # type: ignore[attr-defined]
+    assert (report.state, report.num_failed, report.failed_by_code) == ("too_many_failures", 3, {"empty": 3})
