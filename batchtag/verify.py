@@ -72,7 +72,7 @@ class VerifyReport:
         to_do = f" + {self.num_to_do:,} still to do" if self.num_to_do else ""
         return (
             f"{self.out}: {self.num_tagged:,} tagged + {self.num_failed:,} failed + {self.num_duplicate:,} duplicate"
-            f"{to_do} of {self.num_listed:,} images in the index, {self.num_tags:,} tags, {self.num_parts:,} parts: "
+            f"{to_do} of {self.num_listed:,} images in the index, {self.num_tags:,} tags, {self.num_parts:,} part{'s' * (self.num_parts != 1)}: "
             f"{verdict} ({self.seconds:.1f} s)"
         )
 
