@@ -69,10 +69,11 @@ class VerifyReport:
         """The sum that proves a run, in one line."""
         num_broken = sum(not check.ok for check in self.checks)
         verdict = "every promise is kept" if self.ok else f"{num_broken} of {len(self.checks)} promises are broken"
+        parts = f"{self.num_parts:,} part{'' if self.num_parts == 1 else 's'}"
         to_do = f" + {self.num_to_do:,} still to do" if self.num_to_do else ""
         return (
             f"{self.out}: {self.num_tagged:,} tagged + {self.num_failed:,} failed + {self.num_duplicate:,} duplicate"
-            f"{to_do} of {self.num_listed:,} images in the index, {self.num_tags:,} tags, {self.num_parts:,} part{'s' * (self.num_parts != 1)}: "
+            f"{to_do} of {self.num_listed:,} images in the index, {self.num_tags:,} tags, {parts}: "
             f"{verdict} ({self.seconds:.1f} s)"
         )
 
