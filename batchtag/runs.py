@@ -107,12 +107,12 @@ class _Run:
     def do(self) -> None:
         """The whole run, and its end whatever happens."""
         check_places(self._spec)
-        index = read_index(store=self._store, layout=self._layout)
-        pages = None if index is not None else self._listing()
+        known = read_index(store=self._store, layout=self._layout) is not None
+        pages = None if known else self._listing()
         with _stop_signals():
             try:
                 self._take_out()
-                self._work(index, pages)
+                self._work(pages)
             except KeyboardInterrupt:
                 self._stop("interrupted", "")
                 message = f"stopped with {self._report.num_done:,} of {self._report.num_images:,} images committed. "
@@ -120,6 +120,9 @@ class _Run:
             except BatchtagError as error:
                 self._stop("too_many_failures" if isinstance(error, TooManyFailures) else "failed", error.message)
                 raise self._told(error) from error
+            except BaseException as error:  # whatever it was, Ray ends, the record says so and OUT is given back
+                self._stop("failed", f"{type(error).__name__}: {error}")
+                raise
             else:
                 self._stop("done", "")
 
@@ -145,15 +148,16 @@ class _Run:
             )
         return itertools.chain([first], pages)
 
-    def _work(self, index: Index | None, pages: Iterator[list[ListedImage]] | None) -> None:
+    def _work(self, pages: Iterator[list[ListedImage]] | None) -> None:
+        # Only who holds OUT can tell: another run may have frozen the index while this one looked at the source.
+        index = read_index(store=self._store, layout=self._layout)
         committed = committed_parts(store=self._store, layout=self._layout)
         if index is None or len(committed) < sum(1 for _ in index.bundles()):
             self._ray.start()
         threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
         self._report.store(store=self._store, layout=self._layout)
         if index is None:
-            assert pages is not None
-            index = self._list(pages)
+            index = self._list(pages or self._listing())
         else:
             self._report.num_images = index.num_images
             self._phase("checking models", self._cards)

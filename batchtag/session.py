@@ -8,6 +8,7 @@ ten seconds, so it happens in a thread while the input is listed and the models 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -93,8 +94,10 @@ def quiet_ray(*, unless: bool) -> Iterator[None]:
 
 @functools.cache
 def _nowhere() -> TextIO:
-    """Never closed: Ray's colorama keeps the stdout it finds, and uses it once more when Python ends."""
-    return open(os.devnull, "w")
+    """Open to the very end: Ray's colorama keeps the stdout it finds, and uses it once more when Python ends."""
+    nowhere = open(os.devnull, "w")  # noqa: SIM115
+    atexit.register(nowhere.close)  # before Ray registers its own, so after them
+    return nowhere
 
 
 @contextlib.contextmanager

@@ -56,6 +56,14 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:  # a fault of ours: one line all the same, and how to see more
+        if os.environ.get("BATCHTAG_TRACEBACK"):
+            raise
+        text = printable(" ".join(str(error).split()))
+        print(
+            f"batchtag: unexpected {type(error).__name__}: {text} (BATCHTAG_TRACEBACK=1 shows where)", file=sys.stderr
+        )
+        sys.exit(1)
 
 
 def _say(error: BatchtagError) -> None:

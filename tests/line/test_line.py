@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from batchtag.errors import BatchtagError, OutputError, TooManyFailures
+from batchtag.lease import Lease
 from batchtag.verify import verify
 from tests.line.conftest import Tag
 from tests.s3server import S3Server
@@ -55,6 +56,26 @@ def test_the_same_command_again_does_only_what_is_left(tag: Tag, tmp_path: Path)
     assert runs == [(again.run_id, 64), (first.run_id, 136)]
     nothing_left = tag(str(pictures), str(out))
     assert nothing_left.this_run["images"] == 0
+
+
+def test_a_run_that_came_second_goes_on_with_the_index_of_the_first(
+    tag: Tag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, out = draw(tmp_path / "in", 5), tmp_path / "out"
+
+    class BehindAnother(Lease):
+        """Gets the lease only when another run, which began after this one had looked at OUT, is through."""
+
+        def acquire(self) -> str:
+            monkeypatch.setattr("batchtag.runs.Lease", Lease)
+            (pictures / "0004.jpg").unlink()
+            tag(str(pictures), str(out))
+            return super().acquire()
+
+    monkeypatch.setattr("batchtag.runs.Lease", BehindAnother)
+    report = tag(str(pictures), str(out))
+    assert (report.num_images, report.this_run["images"]) == (4, 0)
+    assert verify(str(out)).ok
 
 
 def test_every_hostile_file_has_the_outcome_of_its_manifest(tag: Tag, shared_data: Path, tmp_path: Path) -> None:

@@ -32,15 +32,24 @@ def test_a_node_that_vanishes_costs_its_bundles_in_flight_and_no_row(tmp_path: P
         origin="test",
     )
 
-    def vanish() -> None:
-        cluster.remove_node(victim, allow_graceful=False)
+    over = threading.Event()
+    killed: list[object] = []
 
-    killer = threading.Timer(8.0, vanish)
+    def vanish_after_three_parts() -> None:
+        while not over.wait(0.05):
+            if len(list((out / "images").glob("*.parquet"))) >= 3:
+                cluster.remove_node(victim, allow_graceful=False)
+                killed.append(victim)
+                return
+
+    killer = threading.Thread(target=vanish_after_three_parts)
     killer.start()
     try:
         report = run_job(spec, console=Console(file=io.StringIO()))
     finally:
+        over.set()
         killer.join()
         cluster.shutdown()  # type: ignore[no-untyped-call]
     assert report.num_tagged == 600
+    assert killed
     assert verify(str(out)).ok
