@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder ../shared/data with real test material is not beside this checkout")
     return folder
+
+
+_status = 0
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Keep the verdict for the very end."""
+    global _status
+    _status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End here, when all is reported and every fixture is torn down, without Python's own teardown.
+
+    A process that has joined and left Ray 2.60 some forty times crashed there once in three full runs, after "passed".
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_status)
