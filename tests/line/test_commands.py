@@ -76,6 +76,32 @@ def wait_for_parts(process: subprocess.Popen[str], out: Path, *, at_least: int) 
     pytest.fail(f"no {at_least} parts within a minute")
 
 
+def title(process: psutil.Process) -> str:
+    """Its command line; "" if it has gone meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def wait_for_actors(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The actors of this run's own Ray, once there are any: parts may still come from a driver killed before."""
+    for _ in range(600):
+        found = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if title(child).startswith("ray::MapWorker")
+        ]
+        if found:
+            return found
+        try:
+            process.wait(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"the run ended with {process.returncode} before it had an actor: {process.communicate()[1]}")
+    pytest.fail("no actor within a minute")
+
+
 def test_ctrl_c_keeps_what_is_committed_says_how_to_go_on_and_leaves_no_process(  # type: ignore[no-untyped-def]
     job: Path, start, tmp_path: Path
 ) -> None:
@@ -105,13 +131,8 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(job: Path, s
     first.kill()
     first.communicate()
     second = start("run", str(job))
+    actors = wait_for_actors(second)
     wait_for_parts(second, out, at_least=num_parts(out) + 1)
-    actors = [
-        process
-        for process in psutil.Process(second.pid).children(recursive=True)
-        if " ".join(process.cmdline()).startswith("ray::MapWorker")
-    ]
-    assert actors
     for actor in actors:
         actor.kill()
     _, story = second.communicate(timeout=180)
