@@ -6,65 +6,25 @@ network: the tables and the figures are real, the tags mean nothing, and the scr
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
 from batchtag.query import query
 from batchtag.runs import run_job
+from batchtag.scenes import write_scenes
 from batchtag.spec import make_spec
 from batchtag.verify import verify
 
 DETECTOR, CLASSIFIER = "fasterrcnn_mobilenet_v3_large_320_fpn", "mobilenet_v3_small"
-_COLOURS = ("crimson", "orange", "gold", "seagreen", "steelblue", "slateblue", "saddlebrown", "orchid")
-
-
-def draw_pictures(folder: Path, *, num_images: int, seed: int) -> None:
-    """Shelves with things on them, as JPEG and PNG, some turned by EXIF; one file cut off, one that is no picture."""
-    folder.mkdir(parents=True, exist_ok=True)
-    dice = random.Random(seed)
-    for number in range(num_images):
-        picture = _shelf(dice)
-        if number % 7 == 3:
-            picture.save(folder / f"shelf-{number:04d}.png")
-        elif number % 7 == 5:
-            exif = Image.Exif()
-            exif[0x0112] = 6
-            picture.rotate(90, expand=True).save(folder / f"shelf-{number:04d}.jpg", quality=90, exif=exif)
-        else:
-            picture.save(folder / f"shelf-{number:04d}.jpg", quality=90)
-    whole = (folder / "shelf-0000.jpg").read_bytes()
-    (folder / "cut-off.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "not-a-picture.jpg").write_text("<html>503 Service Unavailable</html>")
-
-
-def _shelf(dice: random.Random) -> Image.Image:
-    width, height = dice.choice([(640, 480), (800, 600), (480, 640)])
-    picture = Image.new("RGB", (width, height), dice.choice(["whitesmoke", "linen", "lightsteelblue"]))
-    draw = ImageDraw.Draw(picture)
-    for board in range(1, 4):
-        y = height * board // 4 + height // 8
-        draw.rectangle((0, y, width, y + 8), fill="peru")
-        x = dice.randint(4, 30)
-        while x < width - 60:
-            wide, high = dice.randint(24, 56), dice.randint(40, height // 5)
-            corners, colour = (x, y - high, x + wide, y), dice.choice(_COLOURS)
-            if dice.random() < 0.5:
-                draw.ellipse(corners, fill=colour, outline="black")
-            else:
-                draw.rounded_rectangle(corners, radius=dice.choice([0, 8]), fill=colour, outline="black")
-            x += wide + dice.randint(2, 24)
-    return picture
 
 
 def run_demo(folder: Path, *, num_images: int, seed: int, console: Console, answer: Console) -> None:
     """Draw, tag, verify, and print what was found: the story to `console`, the tables to `answer`."""
     pictures, out = folder / "pictures", folder / "tags"
     console.print(f"Drawing {num_images} pictures of shelves, and 2 broken files, into {pictures}", highlight=False)
-    draw_pictures(pictures, num_images=num_images, seed=seed)
+    write_scenes(folder, num_images=num_images, seed=seed, broken=True)
     untrained = {"kind": "torchvision", "weights": "none", "max_tags": 5, "score_floor": 0.0}
     spec = make_spec(
         {

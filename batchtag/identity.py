@@ -2,7 +2,9 @@
 
 The models by digest, their labels by digest, the decode rules and the source. Not how it is run (`compute`), nor how
 many failures are allowed, nor any secret: storage options are left out, since other credentials are the same job. A
-model's `task` only checks what the model is, and flags say it where a file need not.
+model's `task` only checks what the model is, and flags say it where a file need not. Nor the thresholds for readers,
+which decide no row: they are in a file of their own, and the last run's count, so a model that was evaluated again
+brings its new ones into tables that are there already.
 """
 
 from __future__ import annotations
@@ -63,13 +65,36 @@ def check_or_store(mine: dict[str, Any], *, spec: JobSpec, store: Store, layout:
     return True
 
 
+def store_thresholds(cards: Sequence[ModelCard], *, store: Store, layout: Layout) -> None:
+    """Leave the models' thresholds for readers, unless OUT has just these. Only who holds OUT may do so."""
+    mine = {card.id: dict(card.thresholds) for card in cards if card.thresholds}
+    if mine != read_thresholds(store=store, layout=layout):
+        data = json.dumps(mine, indent=1, ensure_ascii=False).encode()
+        with_retries(lambda: store.write(layout.thresholds, data), policy=WRITES)
+
+
+def read_thresholds(*, store: Store, layout: Layout) -> dict[str, dict[str, float]]:
+    """Scores by model (`name@digest`) and tag, as the last run left them; a model without any is absent.
+
+    Raises StorageError (`corrupt`) for a file that no run can have written.
+    """
+    found = read_json(
+        layout.thresholds,
+        store=store,
+        build=lambda content: {
+            model: {tag: float(score) for tag, score in by_tag.items()} for model, by_tag in content.items()
+        },
+    )
+    return {} if found is None else found[0]
+
+
 def check_same(mine: dict[str, Any], theirs: dict[str, Any], *, layout: Layout) -> None:
     """Raises OutputError, naming what differs, unless both are the same job."""
-    differences = list(_differences(theirs, mine))
-    if differences:
+    found = list(differences(theirs, mine))
+    if found:
         raise OutputError(
-            f"{layout.out} holds the tables of another job: {'; '.join(differences[:5])}"
-            f"{f' and {len(differences) - 5} more' if len(differences) > 5 else ''}. "
+            f"{layout.out} holds the tables of another job: {'; '.join(found[:5])}"
+            f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}. "
             "Rows of two jobs are never mixed: choose another --out"
         )
 
@@ -83,13 +108,14 @@ def read_job(*, store: Store, layout: Layout) -> dict[str, Any] | None:
     return found[0]
 
 
-def _differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
+def differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
+    """What differs between two pieces of plain data, a line each, with the path to it."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         for key in sorted({*theirs, *mine}):
-            yield from _differences(theirs.get(key), mine.get(key), f"{path}.{key}" if path else key)
+            yield from differences(theirs.get(key), mine.get(key), f"{path}.{key}" if path else key)
     elif isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
         for i, (there, here) in enumerate(zip(theirs, mine, strict=True)):
-            yield from _differences(there, here, f"{path}[{i}]")
+            yield from differences(there, here, f"{path}[{i}]")
     elif theirs != mine:
         yield f"{path} was {_short(theirs)} and is {_short(mine)} now"
 

@@ -3,6 +3,7 @@
     OUT/images|tags|errors/part-<id>.parquet    the tables
     OUT/_batchtag/job.json                      the job as resolved, without secrets; digests of models and labels
     OUT/_batchtag/index.json, index/part-*      the frozen index of the input; the json is written last
+    OUT/_batchtag/thresholds.json               from which score a reader should believe a tag; the last run's
     OUT/_batchtag/lease.json                    who may write
     OUT/_batchtag/runs/<run id>.json            one record per run
 
@@ -42,6 +43,10 @@ class Layout:
     @property
     def job(self) -> str:
         return join_uri(self.out, "_batchtag", "job.json")
+
+    @property
+    def thresholds(self) -> str:
+        return join_uri(self.out, "_batchtag", "thresholds.json")
 
     @property
     def lease(self) -> str:

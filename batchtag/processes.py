@@ -1,4 +1,4 @@
-"""Which processes of this machine are still the ones they were: pids are reused, so a pid alone says nothing.
+"""Processes of this machine: which are still the ones they were (pids are reused), and being asked to stop oneself.
 
 Read from /proc where there is one; elsewhere (macOS) a process is only known to be there or not, and descendants are
 not known.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -75,3 +78,29 @@ def _answers(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt once; what comes while the command is ending is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        ignore_signals()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """From now on, in a main thread, SIGINT and SIGTERM do nothing: an end that has begun is not to be cut short."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,8 @@
 """SQL over the tables of an OUT: `images`, `tags` and `errors`, as far as they are committed at this moment.
 
 Anybody's engine may read the same Parquet; this one needs no set-up. Tags of a bundle in flight are left out, so that
-counts of the three tables agree while a run writes.
+counts of the three tables agree while a run writes. `confident` is `tags` without the doubtful ones: the rows that
+reach the threshold which the evaluation of their model found best for their tag.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import pyarrow as pa
 
 from batchtag.database import Database, no_tables, open_database
 from batchtag.errors import UsageError
+from batchtag.identity import read_thresholds
 from batchtag.index import read_index
 from batchtag.layout import Layout
 from batchtag.storage import absolute_uri, open_store
 from batchtag.tables import TABLES
 
 BATCH_ROWS = 10_000
+DEFAULT_THRESHOLD = 0.5
+"""Where no evaluation said better."""
 
 
 def query(out: str, sql: str, storage_options: Mapping[str, Any] | None = None) -> pa.Table:
@@ -38,6 +42,7 @@ def open_query(out: str, sql: str, storage_options: Mapping[str, Any] | None = N
         if not database.parts["images"] and read_index(store=store, layout=layout) is None:
             raise no_tables(out)
         define_committed(database)
+        _define_confident(database)
         _check_reads_only(database, sql)
         relation = database.connection.sql(sql)
         assert relation is not None, "a select gives rows"
@@ -52,7 +57,8 @@ def _check_reads_only(database: Database, sql: str) -> None:
     kinds = [statement.type.name for statement in statements]
     if len(kinds) != 1 or kinds[0] not in _READING:
         raise UsageError(
-            f"the SQL is {' and '.join(kinds).lower() or 'empty'}; it must be one select over images, tags and errors"
+            f"the SQL is {' and '.join(kinds).lower() or 'empty'}; it must be one select over images, "
+            "tags, errors and confident"
         )
 
 
@@ -61,6 +67,22 @@ def define_committed(database: Database) -> None:
     committed = database.parts["images"].keys()
     for table in TABLES:
         database.define(table, database.parts[table].keys() & committed)
+
+
+def _define_confident(database: Database) -> None:
+    """The view `confident` over `tags`. Compared as float32, as scores are stored: 0.9 there is below a double's."""
+    by_model = read_thresholds(store=database.store, layout=database.layout)
+    rows = [
+        {"model": model, "tag": tag, "score": score}
+        for model, by_tag in by_model.items()
+        for tag, score in by_tag.items()
+    ]
+    columns = pa.schema([("model", pa.string()), ("tag", pa.string()), ("score", pa.float32())])
+    database.connection.register("_thresholds", pa.Table.from_pylist(rows, schema=columns))
+    database.connection.execute(
+        "create view confident as select tags.* from tags left join _thresholds as least using (model, tag) "
+        f"where tags.score >= coalesce(least.score, cast({DEFAULT_THRESHOLD} as float))"
+    )
 
 
 @contextmanager

@@ -164,7 +164,8 @@ class ModelCard:
 
     `digest` is 12 hex digits over everything that decides its answers; `labels[i]` is the tag of label id i, and ""
     is a label that never becomes a tag. `gflops` is the work for one image, for choosing bundle sizes; 0 if unknown.
-    `crops_of` is the `name` of the detector whose boxes it looks at, "" for whole images.
+    `crops_of` is the `name` of the detector whose boxes it looks at, "" for whole images. `thresholds` has the score
+    from which a reader should believe a tag, where an evaluation found one; they decide no row.
     """
 
     name: str
@@ -175,6 +176,7 @@ class ModelCard:
     gflops: float = 0.0
     crops_of: str = ""
     crops_min_score: float = 0.0
+    thresholds: tuple[tuple[str, float], ...] = ()
 
     @property
     def id(self) -> str:
@@ -259,3 +261,38 @@ class Commit:
     tags_sha256: str
     errors_sha256: str
     failed_by_code: dict[str, int] = field(default_factory=dict)
+
+
+def _no_numbers() -> NDArray[np.float64]:
+    return np.zeros(0, np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledImage:
+    """One picture and what is truly on it, as somebody labelled it.
+
+    `label_ids` (N,) int64 counts the dataset's own labels from 0, without a background. `boxes_xyxy` (N, 4) float64 in
+    pixels of the displayed image, `areas` (N,) float64 px2 (COCO's: the segmentation's where there is one, and what size
+    classes go by) and `is_crowd` (N,) bool (neither found nor missed counts there) belong to a detection dataset; a
+    classified picture has one label id and (0, 4) boxes. `width` and `height` are as displayed; they and `content_hash`
+    are 0 and "" until the picture was opened, or say what the annotations say. `image_id` is what the annotations
+    call it, "" if only its URI names it.
+    """
+
+    uri: str
+    label_ids: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4), np.float64))
+    areas: NDArray[np.float64] = field(default_factory=_no_numbers)
+    is_crowd: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    width: int = 0
+    height: int = 0
+    content_hash: str = ""
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes_xyxy)
+        if self.boxes_xyxy.shape != (n, 4) or self.areas.shape != (n,) or self.is_crowd.shape != (n,):
+            shapes = f"{self.boxes_xyxy.shape}, {self.areas.shape} and {self.is_crowd.shape}"
+            raise ValueError(f"boxes_xyxy, areas and is_crowd must have shapes (N, 4), (N,) and (N,), got {shapes}")
+        if n and self.label_ids.shape != (n,):
+            raise ValueError(f"label_ids must have shape ({n},), got {self.label_ids.shape}")

@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -35,13 +33,14 @@ from batchtag.errors import (
     TooManyFailures,
     UsageError,
 )
-from batchtag.identity import check_or_store, identity
+from batchtag.identity import check_or_store, identity, store_thresholds
 from batchtag.index import Index, freeze_index, read_index
 from batchtag.layout import Layout
 from batchtag.lease import Lease
 from batchtag.ledger import Totals, bundles_left, committed_parts, remove_debris, totals_of
 from batchtag.models.spec import CropsOf
 from batchtag.places import check_places
+from batchtag.processes import ignore_signals, stop_signals
 from batchtag.progress import Figures, Progress, as_json
 from batchtag.record import RunReport
 from batchtag.records import Bundle, InputNeed, ListedImage, ModelCard
@@ -109,7 +108,7 @@ class _Run:
         check_places(self._spec)
         known = read_index(store=self._store, layout=self._layout) is not None
         pages = None if known else self._listing()
-        with _stop_signals():
+        with stop_signals():
             try:
                 self._take_out()
                 self._work(pages)
@@ -191,6 +190,7 @@ class _Run:
     def _check_job(self) -> None:
         mine = identity(self._spec, self._cards.result())
         check_or_store(mine, spec=self._spec, store=self._store, layout=self._layout)
+        store_thresholds(self._cards.result(), store=self._store, layout=self._layout)
 
     def _list(self, pages: Iterator[list[ListedImage]]) -> Index:
         began = time.monotonic()
@@ -305,7 +305,7 @@ class _Run:
 
     def _stop(self, state: str, message: str) -> None:
         """End Ray, count what is really committed, write the record, give OUT back."""
-        _ignore_signals()
+        ignore_signals()
         if not self._has_out:
             return  # nothing was begun
         report = self._report
@@ -326,28 +326,3 @@ class _Run:
             report.store(store=self._store, layout=self._layout)
         with contextlib.suppress(StorageError):
             self._lease.release()
-
-
-def _ignore_signals() -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt once; what comes while the run is ending is ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        _ignore_signals()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,18 +6,15 @@ and value. Knows nothing of torch or Ray, so a job file is checked in a fraction
 
 from __future__ import annotations
 
-import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from batchtag.border import Spec
 from batchtag.decode import FORMATS
-from batchtag.errors import JobFileError
-from batchtag.models.spec import CheckpointSpec, ConstantSpec, CropsOf, ModelSpec, TorchvisionSpec, model_name
+from batchtag.jobfile import Mistakes, parse, read_job_file
+from batchtag.models.spec import CheckpointSpec, CropsOf, ModelSpec, model_name
 from batchtag.sources.spec import SourceSpec
 from batchtag.storage import absolute_uri, scheme_of
 
@@ -90,14 +87,14 @@ class JobSpec(Spec):
     def _check_names(cls, models: list[ModelSpec]) -> list[ModelSpec]:
         mistakes = _model_mistakes(models)
         if mistakes:
-            raise ValueError("\n".join(mistakes))
+            raise Mistakes(mistakes)
         return models
 
 
 def _model_mistakes(models: list[ModelSpec]) -> list[str]:
     names = [model_name(model) for model in models]
     mistakes = [
-        f"models[{i}].name is {name!r}, as models[{names.index(name)}]'s; give each model a name of its own"
+        f"[{i}].name is {name!r}, as models[{names.index(name)}]'s; give each model a name of its own"
         for i, name in enumerate(names)
         if names.index(name) != i
     ]
@@ -106,35 +103,10 @@ def _model_mistakes(models: list[ModelSpec]) -> list[str]:
             target = model.on.crops_of
             if target == names[i] or target not in names:
                 others = [name for name in names if name != names[i]]
-                mistakes.append(f"models[{i}].on.crops_of is {target!r}; the other models are {others}")
+                mistakes.append(f"[{i}].on.crops_of is {target!r}; the other models are {others}")
             elif isinstance(models[names.index(target)].on, CropsOf):
-                mistakes.append(f"models[{i}].on.crops_of is {target!r}, which itself looks at crops; one level only")
+                mistakes.append(f"[{i}].on.crops_of is {target!r}, which itself looks at crops; one level only")
     return mistakes
-
-
-class _JobLoader(yaml.SafeLoader):
-    """YAML as 1.2 has it: `on`, `off`, `yes` and `no` are words, not booleans. A key that comes twice is a mistake."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = []
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} comes twice")
-            seen.append(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-_JobLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
 
 
 def load_spec(path: str | Path) -> JobSpec:
@@ -142,114 +114,9 @@ def load_spec(path: str | Path) -> JobSpec:
     return make_spec(read_job_file(path), origin=str(path))
 
 
-def read_job_file(path: str | Path) -> dict[str, Any]:
-    """The plain data of a YAML file, nothing of it checked yet. Raises JobFileError if it is no such file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise JobFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise JobFileError(f"{path}: is not UTF-8 text; a job is a YAML file, see jobs/ for examples") from error
-    try:
-        content = yaml.load(text, Loader=_JobLoader)
-    except yaml.YAMLError as error:
-        raise JobFileError(f"{path}: is not YAML: {_yaml_mistake(error)}") from None
-    if not isinstance(content, dict):
-        raise JobFileError(f"{path}: holds {type(content).__name__}, not the keys of a job; see jobs/ for examples")
-    return content
-
-
-def _yaml_mistake(error: yaml.YAMLError) -> str:
-    """Where and what, but not PyYAML's own text: it shows the line, and quotes from it, where a secret may stand."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return str(error)
-    mark = error.problem_mark
-    problem = re.sub(r"'[^']{4,}'", "'...'", error.problem or "it cannot be read")
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
-
-
 def make_spec(content: dict[str, Any], *, origin: str) -> JobSpec:
     """The job in plain data, with absolute URIs. `origin` begins every line of the JobFileError."""
-    try:
-        return with_absolute_uris(JobSpec.model_validate(content))
-    except ValidationError as error:
-        raise JobFileError("\n".join(_lines(error, origin))) from None
-
-
-def _lines(error: ValidationError, origin: str) -> list[str]:
-    """One line per mistake; what several kinds of a union say about one value is one line."""
-    lines: list[str] = []
-    said: dict[tuple[str, str], list[str]] = {}
-    problems = error.errors(include_url=False)
-    for problem in problems:
-        path = _path(problem["loc"])
-        match problem["type"]:
-            case "extra_forbidden":
-                lines.append(f"{path} is not a key of a job{_nearest(problem['loc'])}")
-            case "missing":
-                lines.append(f"{path} is missing")
-            case "union_tag_not_found":
-                lines.append(f"{path}.kind is missing")
-            case "union_tag_invalid":
-                context = problem["ctx"]
-                lines.append(f"{path}.kind is {context['tag']!r}; it must be one of {context['expected_tags']}")
-            case "value_error" if problem["loc"] == ("models",):
-                lines += str(problem["ctx"]["error"]).split("\n")
-            case _ if not any(_path(other["loc"]).startswith((f"{path}.", f"{path}[")) for other in problems):
-                text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
-                said.setdefault((path, _shown(problem["loc"], problem["input"])), []).append(text)
-    lines += [f"{path} is {value}; {', or '.join(texts)}" for (path, value), texts in said.items()]
-    return [f"{origin}: {line}" for line in dict.fromkeys(lines)]
-
-
-_TAGS = {"prefix", "manifest", "shards", "torchvision", "checkpoint", "constant", "constrained-int", "literal['auto']"}
-_SECTIONS: dict[str, type[Spec]] = {"decode": DecodeSpec, "output": OutputSpec, "compute": ComputeSpec}
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    path = ""
-    for step in loc:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        elif step not in _TAGS and not _is_type_name(step):
-            path += f".{step}" if path else step
-    return path or "the job"
-
-
-def _is_type_name(step: str) -> bool:
-    return "[" in step or "(" in step or step in {"CropsOf", "int", "float", "str"}
-
-
-def _shown(loc: tuple[int | str, ...], value: object) -> str:
-    if any(step == "storage_options" for step in loc):
-        return "set"
-    text = repr(value)
-    if isinstance(value, dict):  # never what is in it: among it may be storage options
-        text = f"a mapping of {', '.join(map(str, value))}" if value else "{}"
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        text = f"a list of {len(value)}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _nearest(loc: tuple[int | str, ...]) -> str:
-    known = set(JobSpec.model_fields)
-    if len(loc) > 1:
-        section = _SECTIONS.get(str(loc[0]))
-        known = set(section.model_fields) if section else _fields_of_kind(loc)
-    near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; it knows {', '.join(sorted(known))}"
-
-
-def _fields_of_kind(loc: tuple[int | str, ...]) -> set[str]:
-    from batchtag.sources.spec import ManifestSource, PrefixSource, ShardsSource
-
-    if "CropsOf" in loc:
-        return set(CropsOf.model_fields)
-    kinds = (PrefixSource, ManifestSource, ShardsSource, TorchvisionSpec, CheckpointSpec, ConstantSpec)
-    for kind in kinds:
-        if kind.model_fields["kind"].default in loc:
-            return set(kind.model_fields)
-    return set(JobSpec.model_fields)
+    return with_absolute_uris(parse(JobSpec, content, origin=origin))
 
 
 def with_absolute_uris(spec: JobSpec) -> JobSpec:

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batchtag.errors import ConditionFailed, OutputError
-from batchtag.identity import check_or_store, check_same, identity, read_job
+from batchtag.errors import ConditionFailed, OutputError, StorageError
+from batchtag.identity import (
+    check_or_store,
+    check_same,
+    identity,
+    read_job,
+    read_thresholds,
+    store_thresholds,
+)
 from batchtag.layout import Layout
 from batchtag.spec import JobSpec, make_spec
 from batchtag.storage.local import LocalStore
@@ -124,3 +132,24 @@ class LostAnswer(LocalStore):
 def test_a_job_that_was_stored_by_a_try_whose_answer_was_lost_is_ours(layout: Layout) -> None:
     assert check_or_store(mine(job()), spec=job(), store=LostAnswer(), layout=layout)
     assert read_job(store=STORE, layout=layout) == mine(job())
+
+
+def test_thresholds_are_the_last_runs_and_no_part_of_what_makes_a_job_the_same(layout: Layout) -> None:
+    spec, first = job(), card()
+    assert read_thresholds(store=STORE, layout=layout) == {}
+    store_thresholds([first], store=STORE, layout=layout)
+    assert not Path(layout.thresholds).exists()
+    for score in (0.4, 0.7):
+        evaluated = replace(first, thresholds=(("cat", score),))
+        check_or_store(identity(spec, [evaluated]), spec=spec, store=STORE, layout=layout)
+        store_thresholds([evaluated], store=STORE, layout=layout)
+        assert read_thresholds(store=STORE, layout=layout) == {"scene@0123456789ab": {"cat": score}}
+    store_thresholds([first], store=STORE, layout=layout)
+    assert read_thresholds(store=STORE, layout=layout) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"m": 3}', '{"m": {"cat": "high"}}'])
+def test_a_damaged_file_of_thresholds_is_named(layout: Layout, text: str) -> None:
+    STORE.write(layout.thresholds, text.encode())
+    with pytest.raises(StorageError, match=r"thresholds\.json: is damaged.* Restore it, or delete it"):
+        read_thresholds(store=STORE, layout=layout)

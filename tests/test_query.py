@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from typer.testing import CliRunner
 
 from batchtag.cli import tables
 from batchtag.errors import UsageError
+from batchtag.identity import store_thresholds
 from batchtag.query import query
 from batchtag.tables import TABLES
-from tests.made_out import make_out
+from tests.made_out import CROPS, DETECTOR, WHOLE, make_out
 from tests.s3server import S3Server
 
 COUNT = "select count(*) as n from {}"
@@ -59,6 +61,36 @@ def test_sql_that_does_not_work_is_answered_with_duckdbs_words(tmp_path: Path) -
         query(out.uri, "")
 
 
+TAGS = "select tag, round(score, 1) as score, count(*) as n from {} group by all order by all"
+
+
+def test_confident_has_the_tags_that_reach_one_half_where_no_evaluation_said_better(tmp_path: Path) -> None:
+    out = make_out(str(tmp_path))
+    found = query(out.uri, TAGS.format("confident")).to_pylist()
+    assert [(row["tag"], row["n"]) for row in found] == [("bottle", 8), ("fizz", 8), ("home", 8)]
+    assert query(out.uri, "from confident").schema == query(out.uri, "from tags").schema
+
+
+def test_confident_goes_by_the_threshold_of_model_and_tag_and_one_that_equals_a_score_keeps_it(tmp_path: Path) -> None:
+    """Each picture has bottles of 0.9 and 0.2, a `fizz` of 0.8, a `home` of 0.7 and a `shop` of 0.3, as float32."""
+    out = make_out(str(tmp_path))
+    evaluated = [
+        replace(DETECTOR, thresholds=(("bottle", 0.2),)),
+        replace(CROPS, thresholds=(("fizz", 0.8),)),
+        replace(WHOLE, thresholds=(("home", 0.71), ("shop", 0.3))),
+    ]
+    store_thresholds(evaluated, store=out.store, layout=out.layout)
+    found = query(out.uri, TAGS.format("confident")).to_pylist()
+    assert [(row["tag"], row["n"]) for row in found] == [("bottle", 8), ("bottle", 8), ("fizz", 8), ("shop", 8)]
+
+
+def test_a_threshold_of_another_model_means_nothing_here(tmp_path: Path) -> None:
+    out = make_out(str(tmp_path))
+    other = replace(DETECTOR, digest="9" * 12, thresholds=(("bottle", 0.1),))
+    store_thresholds([other], store=out.store, layout=out.layout)
+    assert query(out.uri, "select count(*) as n from confident where tag = 'bottle'").to_pylist() == [{"n": 8}]
+
+
 def test_a_folder_that_is_no_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no tables of batchtag"):
         query(str(tmp_path), "select 1")
@@ -99,7 +131,7 @@ def test_a_long_answer_is_cut_on_the_screen_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("copy images to 'x.csv'", "the SQL is copy; it must be one select"),
+        ("copy images to 'x.csv'", "the SQL is copy; it must be one select over images, tags, errors and confident"),
         ("create table x as select 1", "the SQL is create; it must be one select"),
         ("select 1; select 2", "the SQL is select and select; it must be one select"),
     ],

@@ -75,13 +75,14 @@ def run(
     content, origin = _job(what, spec_flags)
     if origin == "run" and not out:
         raise UsageError("--out is missing: name the folder or URI for the tables")
-    _set(content, ["output", "uri"], out)
-    _set(content, ["source", "limit"], limit)
-    _set(content, ["max_failure_rate"], max_failure_rate)
-    _set(content, ["compute", "device"], device.value if device else None)
-    _set(content, ["compute", "address"], address)
-
+    from batchtag.jobfile import set_value
     from batchtag.spec import make_spec
+
+    set_value(content, ["output", "uri"], out)
+    set_value(content, ["source", "limit"], limit)
+    set_value(content, ["max_failure_rate"], max_failure_rate)
+    set_value(content, ["compute", "device"], device.value if device else None)
+    set_value(content, ["compute", "address"], address)
 
     spec = make_spec(content, origin=origin)
 
@@ -114,7 +115,7 @@ def _job(what: list[str], flags: dict[str, Any]) -> tuple[dict[str, Any], str]:
             names = ", ".join(f"--{name}" for name in flags)
             raise UsageError(f"{names} cannot be combined with a job file; write it into {what[0]}")
 
-        from batchtag.spec import read_job_file
+        from batchtag.jobfile import read_job_file
 
         return read_job_file(Path(what[0])), what[0]
     return _job_of_flags(what, flags), "run"
@@ -131,15 +132,3 @@ def _job_of_flags(uris: list[str], flags: dict[str, Any]) -> dict[str, Any]:
     models += [parse_model(text, task="classify", **common) for text in classifiers]
     source = {"kind": "prefix", "uris": uris, "include": flags.get("include", []), "exclude": flags.get("exclude", [])}
     return {"version": 1, "source": source, "models": models, "output": {}}
-
-
-def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
-    """Let a flag win over the file, where the file's own mistakes can still be reported."""
-    if value in (None, ""):
-        return
-    for step in path[:-1]:
-        section = content.setdefault(step, {})
-        if not isinstance(section, dict):
-            return
-        content = section
-    content[path[-1]] = value

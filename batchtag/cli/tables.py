@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 ROWS_ON_SCREEN = 100
 _PIPE_WIDTH = 10_000
 """Nothing is folded where nobody looks at a screen."""
+_SQL_HELP = (
+    "A select over images, tags, errors and confident, in DuckDB's SQL. `confident` has the tags that reach the best "
+    "threshold of their model and tag; 0.5 where none was found."
+)
 _Out = Annotated[str, typer.Argument(metavar="OUT", help="The --out of a run: a folder or a URI.")]
 
 
@@ -66,7 +70,7 @@ def _print_report(report: VerifyReport) -> None:
 
 def query(
     out: _Out,
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="A select over images, tags and errors, in DuckDB's SQL.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help=_SQL_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
 ) -> None:

@@ -1,4 +1,6 @@
-"""torchvision's builders: which there are, what each does, and how to call one without surprises.
+"""The builders of networks: which there are, what each does, and how to call one without surprises.
+
+torchvision's, and one small detector of our own (`small`), which has no published weights and is there to be trained.
 
 A builder may download (backbone weights), draw from the global random generator, and names its thresholds in one of two
 ways; after this room none of that is visible. Quantised builders are left out: they run on CPUs only, and are the same
@@ -16,6 +18,7 @@ from torch import nn
 from torchvision import models
 
 from batchtag.errors import UsageError
+from batchtag.models.small import SMALL_FASTER_RCNN, fasterrcnn_small_fpn
 from batchtag.models.spec import Task
 from batchtag.records import InputNeed
 
@@ -24,7 +27,7 @@ _NOUN = {"detect": "detector", "classify": "classifier"}
 
 
 def builders(task: Task) -> list[str]:
-    """The names of all builders for a task, sorted."""
+    """The names of torchvision's builders for a task, sorted."""
     module = models.detection if task == "detect" else models
     return list(models.list_models(module=module))
 
@@ -35,10 +38,11 @@ def task_of(builder: str, *, asked: str = "") -> Task:
     Raises UsageError, with the nearest names, if there is no such builder, and if it does the other task.
     """
     tasks: dict[str, Task] = {name: task for task in ("detect", "classify") for name in builders(task)}
+    tasks[SMALL_FASTER_RCNN] = "detect"
     if builder not in tasks:
         near = difflib.get_close_matches(builder.lower(), tasks, n=3, cutoff=0.5)
         advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "`batchtag models` lists all"
-        raise UsageError(f"torchvision has no detection or classification builder {builder!r}; {advice}")
+        raise UsageError(f"there is no detection or classification builder {builder!r}; {advice}")
     task = tasks[builder]
     if asked and asked != task:
         raise UsageError(
@@ -50,6 +54,8 @@ def task_of(builder: str, *, asked: str = "") -> Task:
 
 def untrained_arguments(builder: str, *, task: Task) -> dict[str, Any]:
     """What a builder must be told so that it builds without weights, without a download and without a warning."""
+    if builder == SMALL_FASTER_RCNN:
+        return {}
     if task == "detect":
         return {"weights": None, "weights_backbone": None}
     if builder in ("googlenet", "inception_v3"):
@@ -74,6 +80,8 @@ def build(builder: str, arguments: Mapping[str, Any], *, seed: int = 0) -> nn.Mo
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        if builder == SMALL_FASTER_RCNN:
+            return fasterrcnn_small_fpn(**arguments).eval()
         network: nn.Module = models.get_model(builder, **arguments)
     return network.eval()
 
@@ -100,4 +108,11 @@ def detector_need(builder: str, arguments: Mapping[str, Any]) -> tuple[InputNeed
 
 def published_gflops(builder: str) -> float:
     """The work for one image with the builder's best published weights; 0 if torchvision does not say."""
+    if builder == SMALL_FASTER_RCNN:
+        return 0.0
     return float(models.get_model_weights(builder).DEFAULT.meta.get("_ops", 0.0))
+
+
+def has_published_weights(builder: str) -> bool:
+    """Whether torchvision publishes weights of this builder."""
+    return builder != SMALL_FASTER_RCNN

@@ -28,6 +28,7 @@ def make_card(
     labels: Sequence[str],
     need: InputNeed,
     gflops: float = 0.0,
+    thresholds: Mapping[str, float] | None = None,
 ) -> ModelCard:
     """The card of the model that `spec` asks for. `facts` is plain data: architecture, weights, preprocessing."""
     on = spec.on if isinstance(spec.on, CropsOf) else None
@@ -48,6 +49,7 @@ def make_card(
         gflops=gflops,
         crops_of=on.crops_of if on else "",
         crops_min_score=on.min_score if on else 0.0,
+        thresholds=tuple(sorted((thresholds or {}).items())),
     )
 
 

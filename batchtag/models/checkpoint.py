@@ -3,12 +3,14 @@
 Nothing in it is executed when it is read: no pickle, no import path, only a torchvision builder and its arguments. The
 weights are written first and model.json, which holds their hash, last; so a folder that was copied or overwritten half
 is refused, never believed. Remote weights are kept on the node by their hash, so a cluster fetches them once a node.
+What an evaluation says later (metrics, thresholds) is in model.json too, and outside the digest: it changes no answer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +40,7 @@ MODEL, WEIGHTS = "model.json", "weights.safetensors"
 _BACKGROUND = ("__background__", "")
 _OURS = ("weights", "weights_backbone", "progress", "num_classes")
 _Rgb = tuple[float, float, float]
+_Score = Annotated[float, Field(ge=0, le=1)]
 
 
 class DetectorInput(Spec):
@@ -69,14 +72,16 @@ class _AnyFile(Spec):
     labels: list[str] = Field(min_length=1)
     batch_norm_eps: float | None = Field(default=None, ge=0)
     metrics: dict[str, float] = Field(default_factory=dict)
+    thresholds: dict[str, _Score] = Field(default_factory=dict)
+    """Label -> the score from which a reader should believe it."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     digest: str = ""
 
     def own_digest(self) -> str:
-        """Over everything that decides the answers, and not over metrics, versions and notes."""
-        return digest_of(self.model_dump(mode="json", exclude={"digest", "metrics", "extra", "versions"}))
+        """Over everything that decides the answers, and not over metrics, thresholds, versions and notes."""
+        return digest_of(self.model_dump(mode="json", exclude={"digest", "metrics", "thresholds", "extra", "versions"}))
 
 
 class DetectorFile(_AnyFile):
@@ -103,6 +108,7 @@ def save_checkpoint(
     preprocessing: Mapping[str, Any],
     state_dict: Mapping[str, Tensor],
     metrics: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, float] | None = None,
     extra: Mapping[str, Any] | None = None,
     batch_norm_eps: float | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -111,8 +117,8 @@ def save_checkpoint(
 
     A detector's `labels[0]` is its background ("" or "__background__"). `preprocessing` has the fields of DetectorInput
     or ClassifierInput. `batch_norm_eps` is needed where the network runs with another eps than its builder's: a network
-    fine-tuned from FasterRCNN_ResNet50_FPN COCO_V1 has 0.0. Raises ModelError, before anything is written, for what
-    would not load again.
+    fine-tuned from FasterRCNN_ResNet50_FPN COCO_V1 has 0.0. `thresholds` has scores by label; a metric that is no
+    number is left out. Raises ModelError, before anything is written, for what would not load again.
     """
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
     data = safetensors.torch.save(tensors)
@@ -126,7 +132,8 @@ def save_checkpoint(
             "labels": list(labels),
             "preprocessing": dict(preprocessing),
             "batch_norm_eps": batch_norm_eps,
-            "metrics": dict(metrics or {}),
+            "metrics": _numbers(metrics or {}),
+            "thresholds": dict(thresholds or {}),
             "extra": dict(extra or {}),
             "versions": {"batchtag": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__},
             "weights_sha256": hashlib.sha256(data).hexdigest(),
@@ -141,6 +148,37 @@ def save_checkpoint(
     return described.digest
 
 
+def note_results(
+    folder_uri: str,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes what an evaluation found into model.json. Weights and digest stay; what is not given stays as it was.
+
+    What is given replaces what was there, since figures of two evaluations are not to be mixed. Raises ModelError for
+    a folder that is no checkpoint, and for thresholds of labels that it does not have.
+    """
+    spec = CheckpointSpec(uri=absolute_uri(folder_uri), storage_options=dict(storage_options or {}))
+    uri = join_uri(spec.uri, MODEL)
+    content = _read(spec).model_dump(mode="json")
+    if metrics is not None:
+        content["metrics"] = _numbers(metrics)
+    if thresholds is not None:
+        content["thresholds"] = dict(thresholds)
+    if extra is not None:
+        content["extra"] = dict(extra)
+    described = _parsed(content, origin=uri)
+    open_store(uri, storage_options).write(uri, described.model_dump_json(indent=2).encode() + b"\n")
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    """JSON has no nan, which is what is measured of a class without examples."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
 def prepare(spec: CheckpointSpec) -> ModelCard:
     """The card, with the weights on this machine and checked against model.json."""
     described = _read(spec)
@@ -151,13 +189,7 @@ def prepare(spec: CheckpointSpec) -> ModelCard:
 def load(spec: CheckpointSpec, *, device: str, batch_size: int | None = None) -> Detector | Classifier:
     """The model on `device`, in float32 also where its weights are stored in float16."""
     described = _read(spec)
-    limits = _limits(spec, described)
-    uri = join_uri(spec.uri, WEIGHTS)
-    try:
-        tensors = safetensors.torch.load_file(_weights_file(spec, described))
-    except SafetensorError as error:
-        raise ModelError(f"{uri}: is not a safetensors file: {error}") from error
-    network = _filled(_empty_network(described, limits, origin=spec.uri), tensors, origin=uri)
+    network = _network(spec, described)
     card = _card(spec, described)
     if isinstance(described, DetectorFile):
         return Detector(network, card=card, device=device, batch_size=batch_size)
@@ -170,6 +202,20 @@ def load(spec: CheckpointSpec, *, device: str, batch_size: int | None = None) ->
         device=device,
         batch_size=batch_size,
     )
+
+
+def network_of(spec: CheckpointSpec) -> nn.Module:
+    """The network with its weights, on the CPU in float32: to go on training from."""
+    return _network(spec, _read(spec))
+
+
+def _network(spec: CheckpointSpec, described: ModelFile) -> nn.Module:
+    uri = join_uri(spec.uri, WEIGHTS)
+    try:
+        tensors = safetensors.torch.load_file(_weights_file(spec, described))
+    except SafetensorError as error:
+        raise ModelError(f"{uri}: is not a safetensors file: {error}") from error
+    return _filled(_empty_network(described, _limits(spec, described), origin=spec.uri), tensors, origin=uri)
 
 
 def _read(spec: CheckpointSpec) -> ModelFile:
@@ -218,9 +264,19 @@ def _parsed(content: object, *, origin: str) -> ModelFile:
         mistakes.append(
             f"labels[0] is {described.labels[0]!r}; label 0 of a detector is its background, '__background__'"
         )
+    tags = sorted(set(tag_labels(described.labels, task=task)) - {""})
+    mistakes += [
+        f"thresholds has {label!r}, which is none of its labels ({_few(tags)})"
+        for label in described.thresholds
+        if label not in tags
+    ]
     if mistakes:
         raise ModelError(f"{origin}: does not describe a model: {'; '.join(mistakes)}")
     return described
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(map(repr, labels[:8])) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
 
 
 def _arguments(described: ModelFile) -> dict[str, Any]:
@@ -274,6 +330,7 @@ def _card(spec: CheckpointSpec, described: ModelFile) -> ModelCard:
         labels=tag_labels(described.labels, task=described.task),
         need=need,
         gflops=architectures.published_gflops(described.architecture),
+        thresholds=described.thresholds,
     )
 
 

@@ -54,6 +54,11 @@ def load(spec: TorchvisionSpec, *, device: str, batch_size: int | None = None) -
     )
 
 
+def network_of(spec: TorchvisionSpec) -> nn.Module:
+    """The network with its weights, on the CPU in float32: to go on training from. Fetches the weights if need be."""
+    return _network(spec, task=architectures.task_of(spec.builder, asked=spec.task))
+
+
 def published_weights(spec: TorchvisionSpec) -> WeightsEnum | None:
     """The member of the builder's weight enum that the spec names; None for "none".
 

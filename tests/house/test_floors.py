@@ -12,15 +12,15 @@ PACKAGE = Path(__file__).parents[2] / "batchtag"
 
 FLOORS: list[tuple[str, ...]] = [
     ("batchtag", "errors", "border", "formats", "processes"),
-    ("records",),
-    ("storage", "tables", "decode", "promises"),
-    ("layout", "sources", "models", "lease", "monitor", "fetch", "isolation"),
-    ("index", "outputs", "look", "database", "progress", "spec"),
+    ("records", "jobfile"),
+    ("storage", "tables", "decode", "scenes", "promises", "metrics"),
+    ("layout", "evalpage", "sources", "datasets", "models", "lease", "monitor", "fetch", "isolation"),
+    ("index", "outputs", "look", "database", "progress", "spec", "scoring"),
     ("ledger", "partfiles", "stream", "identity", "places", "placement"),
-    ("worker", "record", "query"),
-    ("pipeline", "session", "verify"),
+    ("worker", "record", "query", "predict"),
+    ("pipeline", "session", "verify", "training"),
     ("tagging",),
-    ("runs",),
+    ("runs", "train"),
     ("demo",),
     ("cli",),
 ]

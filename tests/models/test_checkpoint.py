@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from batchtag.errors import ModelError, UsageError
 from batchtag.models import load, prepare
-from batchtag.models.checkpoint import save_checkpoint
+from batchtag.models.checkpoint import note_results, save_checkpoint
 from batchtag.models.spec import CheckpointSpec
 from batchtag.storage import open_store
 
@@ -119,6 +119,59 @@ def test_metrics_and_notes_do_not_change_the_digest_and_labels_do(tmp_path: Path
     assert save(tmp_path / "b", network, metrics={"acc@1": 71.5}, extra={"epochs": 3, "by": "me"}) == digest
     assert save(tmp_path / "c", network, labels=["cat", "dog", "fish"]) != digest
     assert json.loads((tmp_path / "b/model.json").read_text())["metrics"] == {"acc@1": 71.5}
+
+
+def test_what_an_evaluation_found_is_noted_without_touching_weights_or_digest(
+    tmp_path: Path, network: nn.Module
+) -> None:
+    digest = save(tmp_path / "a", network, metrics={"acc@1": 0.5}, extra={"by": "me"}, thresholds={"cat": 0.3})
+    before = prepare(CheckpointSpec(uri=str(tmp_path / "a")))
+    weights = (tmp_path / "a/weights.safetensors").read_bytes()
+    note_results(str(tmp_path / "a"), metrics={"accuracy": 0.75, "auc": float("nan")}, thresholds={"dog": 0.9})
+    after = prepare(CheckpointSpec(uri=str(tmp_path / "a")))
+    content = json.loads((tmp_path / "a/model.json").read_text())
+    assert (content["digest"], content["metrics"], content["extra"]) == (digest, {"accuracy": 0.75}, {"by": "me"})
+    assert (before.thresholds, after.thresholds) == ((("cat", 0.3),), (("dog", 0.9),))
+    assert before.digest == after.digest == prepare(CheckpointSpec(uri=str(tmp_path / "a"))).digest
+    assert (tmp_path / "a/weights.safetensors").read_bytes() == weights
+    note_results(str(tmp_path / "a"), extra={})
+    assert prepare(CheckpointSpec(uri=str(tmp_path / "a"))).thresholds == after.thresholds
+
+
+def test_a_checkpoint_of_before_there_were_thresholds_loads_and_has_none(tmp_path: Path, network: nn.Module) -> None:
+    save(tmp_path, network)
+    content = json.loads((tmp_path / "model.json").read_text())
+    del content["thresholds"]
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    assert prepare(CheckpointSpec(uri=str(tmp_path))).thresholds == ()
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        (
+            {"cow": 0.5, "ox": 0.5},
+            r"thresholds has 'cow', which is none of its labels \('bird', .*; thresholds has 'ox'",
+        ),
+        ({"cat": 1.5}, r"thresholds\.cat: Input should be less than or equal to 1"),
+        ({"cat": float("nan")}, r"thresholds\.cat: "),
+    ],
+)
+def test_thresholds_that_can_belong_to_no_tag_are_refused_and_nothing_is_written(
+    tmp_path: Path, network: nn.Module, thresholds: dict[str, float], message: str
+) -> None:
+    save(tmp_path, network)
+    before = (tmp_path / "model.json").read_bytes()
+    with pytest.raises(ModelError, match=message):
+        note_results(str(tmp_path), thresholds=thresholds)
+    with pytest.raises(ModelError, match=message):
+        save(tmp_path / "new", network, thresholds=thresholds)
+    assert (tmp_path / "model.json").read_bytes() == before
+
+
+def test_results_of_no_checkpoint_are_noted_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is no checkpoint that can be read"):
+        note_results(str(tmp_path), metrics={})
 
 
 def test_a_checkpoint_in_a_store_is_fetched_once_and_kept_by_its_hash(network: nn.Module) -> None:

@@ -1,0 +1,73 @@
+"""What every training process is told, and how the cores of a node are shared: arithmetic, no torch.
+
+The process that trains gets its cores for torch, and one process for each opens pictures beside it. On two cores they
+compete: torch's threads wait for each other busily, so a core that is taken away costs the others too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchtag.datasets.check import CheckedData
+from batchtag.errors import UsageError
+from batchtag.models.spec import Task
+from batchtag.records import LabelledImage
+from batchtag.training.spec import TrainSpec
+
+_MOST_LOADERS = 8
+_FIGURES = {"detect": ("AP", "AP50"), "classify": ("accuracy", "macro_f1")}
+
+News = dict[str, Any]
+"""What a worker tells the driver: `kind` is "begin", "step", "judging", "epoch" or "end", and its figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """All that a training process must know; travels to it whole."""
+
+    spec: TrainSpec
+    task: Task
+    labels: tuple[str, ...]
+    train: tuple[LabelledImage, ...]
+    val: tuple[LabelledImage, ...]
+    data_digest: str
+    train_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    val_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    processes: int = 1
+    """That open pictures for one worker."""
+    threads: int = 1
+    """Of torch in each worker."""
+
+
+def plan_training(spec: TrainSpec, data: CheckedData, *, use_gpu: bool, cores: int) -> TrainPlan:
+    """The plan for one worker on a node of so many cores. Raises UsageError for a metric of the other task."""
+    task = data.train.task
+    asked = spec.train.metric
+    if asked != "auto" and asked not in _FIGURES[task]:
+        known = " or ".join(_FIGURES[task])
+        raise UsageError(f"train.metric is {asked!r}, and these data are to {task}; it must be {known}")
+    mine = max(1, cores // spec.compute.workers)
+    asked_loaders = spec.compute.loaders
+    loaders = (min(_MOST_LOADERS, mine) if use_gpu else 1) if asked_loaders == "auto" else asked_loaders
+    return TrainPlan(
+        spec=spec,
+        task=task,
+        labels=data.train.labels,
+        train=data.train.images,
+        val=data.val.images,
+        data_digest=data.digest,
+        train_options=data.train.storage_options,
+        val_options=data.val.storage_options,
+        processes=loaders,
+        threads=max(1, mine - loaders) if loaders else mine,
+    )
+
+
+def metric_of(plan: TrainPlan) -> str:
+    """The name of the figure that the best epoch has most of."""
+    asked = plan.spec.train.metric
+    if asked != "auto":
+        return asked
+    return "AP" if plan.task == "detect" else "accuracy"
