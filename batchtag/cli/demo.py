@@ -1,7 +1,8 @@
-"""`batchtag demo`: pictures made on the spot, tagged, verified and counted, so that one sees what comes out."""
+"""`batchtag demo`: drawn shelves tagged, verified, counted and judged. `batchtag scenes`: such shelves, labelled."""
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -15,16 +16,20 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where the pictures and the tables go.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(help="Where the pictures, the tables and the report go.")] = Path("demo"),
     images: Annotated[int, typer.Option(min=1, help="How many pictures to draw.")] = 48,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=3, help="Draw these again; by default new ones every time. 1 and 2 trained the models."),
+    ] = None,
 ) -> None:
-    """Draw pictures, tag them with untrained models, verify, and show what was found."""
+    """Draw shelves, find and count the products on them, verify, and compare with the truth."""
     from rich.console import Console
 
     from batchtag.demo import run_demo
 
-    run_demo(folder, num_images=images, seed=seed, console=Console(stderr=True), answer=Console())
+    chosen = secrets.randbelow(1_000_000) + 3 if seed is None else seed
+    run_demo(folder, num_images=images, seed=chosen, console=Console(stderr=True), answer=Console())
 
 
 def scenes(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from batchtag.datasets import Dataset, Problem, open_dataset
 from batchtag.datasets.classes import with_empty_classes, without_empty_classes
 from batchtag.datasets.frames import as_displayed
-from batchtag.datasets.opening import Told, open_pictures
+from batchtag.datasets.opening import Opened, Told, open_pictures
 from batchtag.datasets.spec import DataSpec, Holdout, OnProblem
 from batchtag.datasets.splits import held_out, without_leaks, without_repeats
 from batchtag.decode import DecodeRules
@@ -96,6 +96,11 @@ def check_dataset(
 ) -> Dataset:
     """One split, to measure on, checked like `val` of `check_data`. Raises like it."""
     opened = open_pictures(_pictures_of([dataset]), rules=rules, threads=threads, told=told)
+    return check_opened(dataset, opened, on_problem=on_problem)
+
+
+def check_opened(dataset: Dataset, opened: Mapping[str, Opened], *, on_problem: OnProblem) -> Dataset:
+    """The same where it is known already what each picture is: a run that tagged them has opened them all."""
     shown = as_displayed(dataset, opened, on_problem=on_problem)
     checked = without_repeats(shown, on_problem=on_problem)
     _raise_if_fatal([one for one in checked.problems if one.kind != "empty_class"], on_problem)

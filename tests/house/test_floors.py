@@ -19,8 +19,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("ledger", "partfiles", "stream", "identity", "places", "placement"),
     ("worker", "record", "query", "predict"),
     ("pipeline", "session", "verify", "training"),
-    ("tagging",),
-    ("runs", "train"),
+    ("tagging", "evaluation"),
+    ("runs", "train", "evaluate"),
     ("demo",),
     ("cli",),
 ]
