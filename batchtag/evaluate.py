@@ -8,8 +8,7 @@ their run found of each picture (its size, its content, its failure) is in them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from batchtag import models
+from batchtag.counterparts import counterparts
 from batchtag.database import no_tables, open_database
-from batchtag.datasets import Dataset, guess_dataset, open_dataset
+from batchtag.datasets import Dataset, Problem, guess_dataset, open_dataset
 from batchtag.datasets.check import CheckedData, check_dataset, check_opened, data_digest, read_data
 from batchtag.datasets.opening import Opened
 from batchtag.datasets.spec import DataSpec, OnProblem
@@ -27,24 +27,45 @@ from batchtag.errors import UsageError
 from batchtag.evaluation import Evaluation
 from batchtag.identity import read_job
 from batchtag.layout import Layout
-from batchtag.models.spec import ModelSpec, model_name
+from batchtag.models.spec import ModelSpec, Task, model_name
 from batchtag.predict import predict
 from batchtag.processes import available_cores
 from batchtag.query import define_committed
-from batchtag.records import Status
+from batchtag.records import LabelledImage, ModelCard, Outcome, Status
 from batchtag.scoring import score_tags
 from batchtag.storage import absolute_uri, open_store
 from batchtag.tables import tags_table
 
 Told = Callable[[str], None]
-ON_PROBLEM = OnProblem(missing_picture="drop", empty_class="keep")
+ON_PROBLEM = OnProblem(
+    unknown_class="drop",
+    missing_picture="drop",
+    unreadable="drop",
+    wrong_picture="drop",
+    wrong_size="drop",
+    empty_class="keep",
+    conflict="drop",
+)
 """Of data that are only measured on: what is wrong costs itself and is told."""
 _KIND = {"detect": "object", "classify": "class"}
+_MOST_TAGS = {"detect": 100, "classify": 5}
+"""What `max_tags: 0` means."""
+_IMAGES = """
+select images.uri, width, height, orientation, content_hash, status, code, message
+from images left join errors using (uri) order by position
+"""
+_TAGS = "select * from tags where model = ? and parent is null order by uri, rank"
 
 
 def open_truth(uri: str, *, storage_options: Mapping[str, Any] | None = None) -> Dataset:
-    """The labelled pictures at a URI, of whatever kind they are; none is opened yet."""
-    return open_dataset(guess_dataset(uri, storage_options=storage_options))
+    """The labelled pictures at a URI, of whatever kind they are; none is opened yet.
+
+    Those of COCO come by their image ids, as pycocotools takes them: of findings with equal scores the first leads.
+    """
+    truth = open_dataset(guess_dataset(uri, storage_options=storage_options))
+    if all(image.image_id.isdecimal() for image in truth.images):
+        return replace(truth, images=tuple(sorted(truth.images, key=lambda image: int(image.image_id))))
+    return truth
 
 
 def held_out(data: DataSpec, *, told: Told) -> Dataset:
@@ -60,20 +81,31 @@ def checked_truth(truth: Dataset, *, told: Told) -> Dataset:
     return check_dataset(truth, on_problem=ON_PROBLEM, rules=DecodeRules(), threads=threads, told=_pictures_told(told))
 
 
+def prepared(spec: ModelSpec, *, task: Task) -> ModelCard:
+    """The card of a model that is there and does this task, which is known before a picture is opened.
+
+    Raises ModelError, and UsageError for a model of the other task.
+    """
+    card = models.prepare(spec)
+    if card.kind != _KIND[task]:
+        raise UsageError(
+            f"{model_name(spec)} gives {card.kind} tags, and the data are to {task}; name other data or another model"
+        )
+    return card
+
+
 def evaluate_model(spec: ModelSpec, truth: Dataset, *, data: str, device: str = "auto", told: Told) -> Evaluation:
-    """Let a model look at pictures that were checked, and judge it.
+    """Let a model look at pictures that were checked, and judge it. A picture at which it fails is left out and told.
 
     A classifier says its score for every label, whatever the spec's limits; a detector what its spec says, by default
-    as a run would. Raises ModelError, and UsageError for a model of the other task.
+    as a run would. Raises what `prepared` raises.
     """
+    card = prepared(spec, task=truth.task)
+    floor, most = spec.score_floor, spec.max_tags or _MOST_TAGS[truth.task]
     if truth.task == "classify":
-        spec = spec.model_copy(update={"score_floor": 0.0, "max_tags": 1_000_000})
-    card = models.prepare(spec)
-    if card.kind != _KIND[truth.task]:
-        raise UsageError(
-            f"{model_name(spec)} gives {card.kind} tags, and the data are to {truth.task}; name other data"
-        )
-    model = models.load(spec, device=_device(device))
+        floor, most = 0.0, len(card.labels)
+    asked = spec.model_copy(update={"score_floor": floor, "max_tags": most})
+    model = models.load(asked, device=checked_device(device))
     total = len(truth.images)
     outcomes = predict(
         [image.uri for image in truth.images],
@@ -81,14 +113,15 @@ def evaluate_model(spec: ModelSpec, truth: Dataset, *, data: str, device: str = 
         storage_options=truth.storage_options,
         told=lambda done: told(f"evaluating: {done:,} of {total:,} pictures"),
     )
-    failed = Counter(str(one.failure.code) for one in outcomes if one.failure is not None)
+    truth = _without_failed(truth, outcomes)
     return _evaluation(
         tags_table(outcomes, run_id=""),
         truth,
+        truth.images,
         model=card.name,
         digest=card.digest,
         data=data,
-        settings={"score_floor": spec.score_floor, "max_tags": spec.max_tags or 100, **_failures(failed)},
+        settings={"score_floor": floor, "max_tags": most},
     )
 
 
@@ -106,43 +139,62 @@ def evaluate_out(
     if job is None:
         raise no_tables(out)
     chosen = _chosen_model(job, task=truth.task, model=model, out=out)
-    with ExitStack() as stack:
-        database = stack.enter_context(open_database(store=store, layout=layout))
+    with open_database(store=store, layout=layout) as database:
         define_committed(database)
-        images = database.connection.sql(
-            "select images.uri, width, height, content_hash, status, code, message from images "
-            "left join errors using (uri)"
-        ).to_arrow_table()
-        tags = database.connection.execute(
-            "select * from tags where model = ? and parent is null order by uri, rank", [chosen["id"]]
-        ).to_arrow_table()
-    truth = _placed(truth, images["uri"].to_pylist(), out=out)
-    opened = {row["uri"]: _opened(row) for row in images.to_pylist()}
+        images = database.connection.sql(_IMAGES).to_arrow_table()
+        tags = database.connection.sql(_TAGS, params=[chosen["id"]]).to_arrow_table()
+    rows = {row["uri"]: row for row in images.to_pylist()}
+    there = counterparts([image.uri for image in truth.images], rows, out=out)
     absent = Opened(problem="missing_picture", detail=f"is labelled, and is not in {out}")
-    here = {image.uri: opened.get(image.uri, absent) for image in truth.images}
-    checked = check_opened(truth, here, on_problem=ON_PROBLEM)
+    opened = {
+        image.uri: _opened(rows[there[image.uri]], image) if image.uri in there else absent for image in truth.images
+    }
+    checked = check_opened(truth, opened, on_problem=ON_PROBLEM)
     name, _, digest = chosen["id"].rpartition("@")
-    settings = {"tables": out, "score_floor": chosen["spec"].get("score_floor")}
-    return _evaluation(tags, checked, model=name, digest=digest, data=data, settings=settings)
+    spec = chosen["spec"]
+    floor, most = spec["score_floor"], spec["max_tags"] or _MOST_TAGS[truth.task]
+    return _evaluation(
+        tags,
+        checked,
+        [replace(image, uri=there[image.uri]) for image in checked.images],
+        model=name,
+        digest=digest,
+        data=data,
+        settings={"tables": out, "score_floor": floor, "max_tags": most},
+        note=_note(truth.task, floor=floor, most=most),
+        uris_in_out=there,
+    )
 
 
 def _evaluation(
-    tags: pa.Table, truth: Dataset, *, model: str, digest: str, data: str, settings: Mapping[str, Any]
+    tags: pa.Table,
+    truth: Dataset,
+    images: Sequence[LabelledImage],
+    *,
+    model: str,
+    digest: str,
+    data: str,
+    settings: Mapping[str, Any],
+    note: str = "",
+    uris_in_out: Mapping[str, str] | None = None,
 ) -> Evaluation:
+    """`images` are those of the truth, with their URIs as the tags have them."""
     return Evaluation(
         model=model,
         digest=digest,
         data=data,
         data_digest=data_digest(truth),
         truth=truth,
-        score=score_tags(tags, truth.images, truth.labels, is_detection=truth.task == "detect"),
+        score=score_tags(tags, images, truth.labels, is_detection=truth.task == "detect"),
         evaluated_at=datetime.now(UTC),
         num_problems=dict(Counter(one.kind for one in truth.problems)),
         settings=settings,
+        note=note,
+        uris_in_out=uris_in_out or {},
     )
 
 
-def _chosen_model(job: Mapping[str, Any], *, task: str, model: str, out: str) -> dict[str, Any]:
+def _chosen_model(job: Mapping[str, Any], *, task: Task, model: str, out: str) -> dict[str, Any]:
     whole = [one for one in job["models"] if one["spec"].get("on", "image") == "image" and one["kind"] == _KIND[task]]
     fitting = [one for one in whole if model in ("", one["id"], one["id"].rpartition("@")[0])]
     if len(fitting) == 1:
@@ -150,42 +202,62 @@ def _chosen_model(job: Mapping[str, Any], *, task: str, model: str, out: str) ->
     known = ", ".join(one["id"] for one in whole) or f"none that gives {_KIND[task]} tags of whole pictures"
     if model:
         raise UsageError(f"{out}: no model {model!r} to {task} with; it has {known}")
+    if not whole:
+        others = ", ".join(one["id"] for one in job["models"])
+        raise UsageError(f"{out}: the data are to {task}, and it has {known}, only {others}; name other data")
     raise UsageError(f"{out}: the data are to {task}, and of such models it has {known}; choose one with --model")
 
 
-def _placed(truth: Dataset, uris: list[str], *, out: str) -> Dataset:
-    """The truth with its pictures' URIs as OUT has them: the same URIs, or else the same file names."""
-    there = set(uris)
-    if any(image.uri in there for image in truth.images):
-        return truth
-    by_name = {uri.rsplit("/", 1)[-1]: uri for uri in uris}
-    names = [image.uri.rsplit("/", 1)[-1] for image in truth.images]
-    if len(by_name) == len(uris) and len(set(names)) == len(names) and any(name in by_name for name in names):
-        images = [replace(i, uri=by_name.get(n, i.uri)) for i, n in zip(truth.images, names, strict=True)]
-        return replace(truth, images=tuple(images))
-    example = f"such as {truth.images[0].uri}" if truth.images else "and there are none"
-    raise UsageError(
-        f"{out}: holds none of the {len(truth.images):,} labelled pictures ({example}; it holds "
-        f"{uris[0] if uris else 'no pictures'}). Name the truth of these pictures, or the folder they were tagged from"
+def _note(task: Task, *, floor: float, most: int) -> str:
+    """What figures made from tables cannot know, in a person's words."""
+    written = f"Judged by the tables, which hold the best {most} tags of a picture, down to a score of {floor:g}."
+    if task == "detect":
+        return f"{written} Boxes that the run did not write do not count."
+    return (
+        f"{written} What the run did not write counts as a score of 0: accuracy and F1 are the model's own wherever "
+        "its best score was written; AUC, its curves and thresholds are of the tables, not of all that the model says. "
+        "For those, evaluate the model itself."
     )
 
 
-def _opened(row: Mapping[str, Any]) -> Opened:
+def _opened(row: Mapping[str, Any], image: LabelledImage) -> Opened:
+    """What the run found of a picture; of what it did not note, what the annotations say."""
     if row["status"] == Status.FAILED:
         return Opened(problem="undecodable", detail=f"failed in the run: {row['code']}: {row['message']}")
-    return Opened(width=row["width"], height=row["height"], content_hash=row["content_hash"])
+    return Opened(
+        width=row["width"] or image.width,
+        height=row["height"] or image.height,
+        orientation=row["orientation"] or 1,
+        content_hash=row["content_hash"] or row["uri"],
+    )
 
 
-def _failures(failed: Mapping[str, int]) -> dict[str, str]:
-    return {"failed": ", ".join(f"{code} {count:,}" for code, count in failed.items())} if failed else {}
+def _without_failed(truth: Dataset, outcomes: Sequence[Outcome]) -> Dataset:
+    """As in tables: a picture that failed was not judged, whatever is on it."""
+    failures = [one.failure for one in outcomes]
+    problems = [
+        Problem(kind="undecodable", uri=image.uri, detail=f"failed: {failure.code}: {failure.message}")
+        for image, failure in zip(truth.images, failures, strict=True)
+        if failure is not None
+    ]
+    kept = [image for image, failure in zip(truth.images, failures, strict=True) if failure is None]
+    if not kept:
+        raise UsageError(f"the model could look at none of the {len(failures):,} pictures, such as {problems[0]}")
+    return replace(truth, images=tuple(kept), problems=(*truth.problems, *problems))
 
 
-def _device(asked: str) -> str:
-    if asked != "auto":
-        return asked
+def checked_device(asked: str) -> str:
+    """Where a model shall run: as asked, if this machine has it. Raises UsageError."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    has_gpu = torch.cuda.is_available()
+    if asked == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if asked not in ("cpu", "cuda"):
+        raise UsageError(f"the device is {asked!r}; it must be auto, cpu or cuda")
+    if asked == "cuda" and not has_gpu:
+        raise UsageError("the device is 'cuda', and torch finds no GPU here; leave it out, or say cpu")
+    return asked
 
 
 def _pictures_told(told: Told) -> Callable[[int, int], None]:

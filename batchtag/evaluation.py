@@ -31,7 +31,8 @@ class Evaluation:
     """One model's score on one set of labelled pictures. `truth` holds just the pictures that were judged.
 
     `data` says where the truth came from and `data_digest` what it was; `num_problems` counts by kind what was wrong
-    with it. `settings` is what else decided the figures, such as the score floor.
+    with it. `settings` is what else decided the figures, such as the score floor, and `note` what a reader must know of
+    them. `uris_in_out` says where a labelled picture lies too, by its own URI.
     """
 
     model: str
@@ -43,6 +44,8 @@ class Evaluation:
     evaluated_at: datetime
     num_problems: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    uris_in_out: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; what cannot be measured is None."""
@@ -59,6 +62,7 @@ class Evaluation:
             },
             "task": self.truth.task,
             "settings": dict(self.settings),
+            "note": self.note,
             "num_unknown_tags": self.score.num_unknown_tags,
             "unknown_tags": list(self.score.unknown_tags),
             "thresholds": self.score.metrics.thresholds(),
@@ -75,6 +79,7 @@ class Evaluation:
             digest=self.digest,
             data=self.data,
             evaluated_at=self.evaluated_at,
+            note=self.note,
             facts=facts | {"digest of the data": self.data_digest[:12]},
         )
         return write_page(
@@ -87,12 +92,15 @@ class Evaluation:
         )
 
     def _picture(self, number: int) -> DecodedImage | None:
+        """Where the truth says, or else where the run found it; in one attempt, as a page can do without."""
         uri = self.truth.images[number].uri
-        store = open_store(uri, self.truth.storage_options)
-        try:
-            return decode(with_retries(lambda: store.read(uri))[0].data, rules=DecodeRules())
-        except (StorageError, DecodeError):
-            return None
+        places = [(uri, self.truth.storage_options), (self.uris_in_out.get(uri, uri), {})]
+        for place, options in places[: 1 + (places[1][0] != uri)]:
+            try:
+                return decode(open_store(place, options).read(place).data, rules=DecodeRules())
+            except (StorageError, DecodeError):
+                continue
+        return None
 
 
 def write_evaluation(
@@ -145,4 +153,4 @@ def _at(each: Any) -> tuple[float, float, float, float]:
 
 
 def _figure(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -272,7 +272,7 @@ class LabelledImage:
     """One picture and what is truly on it, as somebody labelled it.
 
     `label_ids` (N,) int64 counts the dataset's own labels from 0, without a background. `boxes_xyxy` (N, 4) float64 in
-    pixels of the displayed image, `areas` (N,) float64 px2 (COCO's: the segmentation's where there is one, and what size
+    pixels of the displayed image, `areas` (N,) float64 px2 (COCO's: the segmentation's where there is one, which size
     classes go by) and `is_crowd` (N,) bool (neither found nor missed counts there) belong to a detection dataset; a
     classified picture has one label id and (0, 4) boxes. `width` and `height` are as displayed; they and `content_hash`
     are 0 and "" until the picture was opened, or say what the annotations say. `image_id` is what the annotations

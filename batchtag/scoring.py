@@ -20,6 +20,9 @@ from batchtag.records import LabelledImage
 
 _HEADLINE = ("AP", "AP50", "AP75", "AR100", "accuracy", "top5", "macro_f1")
 
+_DECIMALS = 3
+"""Of a pixel, as good as float32 knows a place on a large picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -71,9 +74,22 @@ def _found(
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(positions[rows], kind="stable")]
     ends = np.searchsorted(positions[rows], np.arange(num_images), side="right")
-    boxes = np.stack([_numbers(tags, side) for side in ("x_min", "y_min", "x_max", "y_max")], axis=1)
+    boxes = _boxes(tags)
     scores = _numbers(tags, "score")
     return [Found(boxes_xyxy=boxes[one], scores=scores[one], label_ids=ids[one]) for one in np.split(rows, ends[:-1])]
+
+
+def _boxes(tags: pa.Table) -> NDArray[np.float64]:
+    """(N, 4) x_min, y_min, x_max, y_max, from corner and size as COCO writes them, both to a thousandth of a pixel.
+
+    float32 has 473.07 as 473.070007. Boxes drawn by the same decimals would then miss an overlap of exactly 0.95: on
+    COCO's own example AP was 0.50406 by the tables and 0.50458 by the file they were made of. Sums are taken as for the
+    truth, so that its last bit is the same too; rounding the corners alone leaves 0.50422.
+    """
+    corners = np.stack([_numbers(tags, side) for side in ("x_min", "y_min", "x_max", "y_max")], axis=1)
+    places = np.round(corners[:, :2], _DECIMALS)
+    sizes = np.round(corners[:, 2:] - corners[:, :2], _DECIMALS)
+    return np.concatenate([places, places + sizes], axis=1)
 
 
 def _numbers(tags: pa.Table, column: str) -> NDArray[np.float64]:

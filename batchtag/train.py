@@ -23,20 +23,23 @@ from typing import Any
 from rich.console import Console
 
 from batchtag import __version__
-from batchtag.datasets.check import CheckedData, problem_lines, read_data
+from batchtag.datasets.check import CheckedData, data_digest, problem_lines, read_data
 from batchtag.decode import DecodeRules
-from batchtag.errors import Interrupted, OutputError, RunFailed, StorageError
+from batchtag.errors import Interrupted, OutputError, RunFailed, StorageError, UsageError
+from batchtag.evaluation import Evaluation, write_evaluation
 from batchtag.identity import differences
 from batchtag.lease import Lease
+from batchtag.models.spec import Task
 from batchtag.processes import available_cores, ignore_signals, stop_signals
 from batchtag.progress import Figures, Progress, duration
 from batchtag.scoring import Score, headline
 from batchtag.session import RaySession, quiet_ray
 from batchtag.storage import join_uri, open_store, read_json, scheme_of
 from batchtag.storage.retry import WRITES, with_retries
-from batchtag.training.plan import News, metric_of, plan_training
-from batchtag.training.spec import TrainSpec
+from batchtag.training.plan import News, cores_of_a_worker, plan_training
+from batchtag.training.spec import STATES, TrainSpec
 from batchtag.training.story import TrainingStory
+from batchtag.training.tensorboard import Curves
 
 TRAINING, HISTORY = "training.json", "history.json"
 _POLL_S = 0.5
@@ -86,7 +89,7 @@ class _Training:
         self._progress = progress
         self._store = open_store(self._out, spec.output.storage_options)
         run_id = f"t-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        self._lease = Lease(join_uri(self._out, "lease.json"), store=self._store, run_id=run_id)
+        self._lease = Lease(join_uri(self._out, STATES, "lease.json"), store=self._store, run_id=run_id)
         self._ray = RaySession(address=spec.compute.address, verbose=verbose)
         self._report = TrainReport(out=self._out)
         self._began = time.monotonic()
@@ -110,7 +113,8 @@ class _Training:
                 self._ray.stop(keep_logs=failed)
                 with contextlib.suppress(StorageError):
                     self._lease.release()
-        self._report.seconds = round(time.monotonic() - self._began, 1)
+                if not failed:
+                    self._remove_states()
         return self._report, score
 
     def _take_out(self) -> None:
@@ -122,9 +126,16 @@ class _Training:
 
     def _work(self) -> Score | None:
         known = self._known()
-        if known is None or not known.get("done"):
+        is_done = known is not None and known.get("done")
+        if not is_done:
+            task = self._checked_network()  # before Ray, whose start must be waited for to be stopped
             self._ray.start()
         data = self._data()
+        if not is_done and task != data.train.task:
+            raise UsageError(
+                f"network.architecture is {self._spec.network.architecture}, which can {task}, and the labelled "
+                f"pictures are to {data.train.task}; `batchtag models --task {data.train.task}` lists what can"
+            )
         self._tell_of(data)
         mine = self._identity(data)
         if known is not None:
@@ -139,10 +150,39 @@ class _Training:
         score: Score = end["score"]
         report.digest, report.history, report.best_epoch = end["digest"], end["history"], end["best_epoch"]
         report.metrics = headline(score)
+        self._progress.show(Figures(phase="writing the report"))
         self._write(HISTORY, report.history)
+        write_evaluation(
+            self._evaluation(data, score),
+            self._out,
+            history=report.history,
+            best_epoch=report.best_epoch,
+            storage_options=self._spec.output.storage_options,
+        )
+        report.seconds = round(time.monotonic() - self._began, 1)
         self._write(TRAINING, mine | {"done": True, "report": self._plain_report()})
-        self._remove_states()
         return score
+
+    def _checked_network(self) -> Task:
+        """What the network does. Its first weights are fetched, so that what cannot be had is told before all else."""
+        from batchtag.training.network import check_network
+
+        self._show("checking the network")
+        return check_network(self._spec)
+
+    def _evaluation(self, data: CheckedData, score: Score) -> Evaluation:
+        report = self._report
+        return Evaluation(
+            model=self._out.rsplit("/", 1)[-1],
+            digest=report.digest,
+            data=f"{report.num_val:,} pictures that were not trained on",
+            data_digest=data_digest(data.val),
+            truth=data.val,
+            score=score,
+            evaluated_at=datetime.now(UTC),
+            num_problems=report.problems,
+            settings={"trained_on": f"{report.num_train:,} pictures", "best_epoch": report.best_epoch},
+        )
 
     def _known(self) -> dict[str, Any] | None:
         """training.json of the output, if a training was here."""
@@ -208,7 +248,8 @@ class _Training:
         from batchtag.training import together
 
         use_gpu = together.has_gpus(self._spec.compute.device)
-        plan = plan_training(self._spec, data, use_gpu=use_gpu, cores=together.cores_of_a_node())
+        cores = cores_of_a_worker(together.nodes(), workers=self._spec.compute.workers, use_gpu=use_gpu)
+        plan = plan_training(self._spec, data, use_gpu=use_gpu, cores=cores)
         board = together.make_board()
         trainer = together.make_trainer(plan, board, use_gpu=use_gpu)
         fitted: Future[None] = Future()
@@ -222,10 +263,11 @@ class _Training:
 
         self._show("starting to train")
         Thread(target=fit, name="fit", daemon=True).start()
-        story = TrainingStory(self._progress, epochs=self._spec.train.epochs, metric=metric_of(plan))
-        while not wait_for([fitted], timeout=_POLL_S).done:
+        with Curves(self._out, store=self._store) as curves:
+            story = TrainingStory(self._progress, epochs=self._spec.train.epochs, on_epoch=curves.add)
+            while not wait_for([fitted], timeout=_POLL_S).done:
+                self._follow(board, story)
             self._follow(board, story)
-        self._follow(board, story)
         error = fitted.exception()
         if error is not None:
             raise RunFailed(f"training failed: {together.reason(error)}. The same command goes on from the last epoch")
@@ -241,6 +283,8 @@ class _Training:
         for one in news:
             story.hear(one)
         self._report.history = story.history
+        if story.failure:
+            raise RunFailed(f"training failed: {story.failure}")
         story.show()
 
     def _plain_report(self) -> dict[str, Any]:
@@ -252,8 +296,6 @@ class _Training:
 
     def _remove_states(self) -> None:
         """What only an unfinished training needs. What cannot be removed does no harm."""
-        from batchtag.training.together import STATES
-
         folder = join_uri(self._out, STATES)
         with contextlib.suppress(StorageError):
             for page in list(self._store.walk(folder)):

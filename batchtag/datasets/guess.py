@@ -17,6 +17,8 @@ from batchtag.datasets.yolo import classes_of_yaml, yaml_of
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri, join_uri
 
+_BESIDE = ("images", "pictures")
+"""What the folder of COCO's pictures is called, beside the file."""
 _SIBLINGS = ("JPEGImages", "images", "Images")
 """What the folder of the pictures is called, where it lies beside that of the XML files."""
 
@@ -62,11 +64,12 @@ def _in_folder(uri: str, names: Sequence[str], options: dict[str, Any]) -> Datas
 
 
 def _coco(uri: str, options: dict[str, Any]) -> CocoData:
-    """Pictures lie beside the file or, as often, in `images` beside it."""
+    """Pictures lie beside the file or, as often, in `images` (or, where we drew them, `pictures`) beside it."""
     folder = folder_of(uri)
-    beside = join_uri(folder, "images")
-    is_beside = names_if_there(beside, options) and not _has_pictures(folder, options)
-    return CocoData(uri=uri, images=beside if is_beside else folder, storage_options=options)
+    if not _has_pictures(folder, options):
+        beside = [join_uri(folder, name) for name in _BESIDE]
+        folder = next((one for one in beside if names_if_there(one, options)), folder)
+    return CocoData(uri=uri, images=folder, storage_options=options)
 
 
 def _has_pictures(folder: str, options: dict[str, Any]) -> bool:

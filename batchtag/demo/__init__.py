@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -47,7 +48,11 @@ def model_folder(name: str) -> str:
 def run_demo(folder: Path, *, num_images: int, seed: int, console: Console, answer: Console) -> None:
     """Draw, tag, verify, count and judge: the story to `console`, the tables to `answer`."""
     out = folder / "tags"
-    console.print(f"Drawing {num_images} pictures of shelves (seed {seed}), and 2 broken files, into {folder}/pictures")
+    console.print(
+        f"Drawing {num_images} pictures of shelves (seed {seed}), and 2 broken files, into {folder}/pictures",
+        highlight=False,
+        soft_wrap=True,
+    )
     write_scenes(folder, num_images=num_images, seed=seed, broken=True)
     write_crops(folder / "crops", num_images=num_images, seed=seed)
     tagged = run_job(_job(folder, out), console=console)
@@ -77,7 +82,8 @@ def _job(folder: Path, out: Path) -> JobSpec:
 
 def _inventory(found: Mapping[tuple[str, str], int], true: Mapping[tuple[str, str], int]) -> Table:
     """Shapes by brands: how many were counted, and, where it differs, how many there are."""
-    table = Table(title="The inventory, counted / true", title_justify="left")
+    title = "The inventory: what was counted, and what is there where that differs"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("")
     brands, shapes = [brand.name for brand in BRANDS], [shape.name for shape in SHAPES]
     for name in [*brands, "all"]:
@@ -102,7 +108,9 @@ def _cell(found: int, true: int) -> Text:
 
 def _failures(out: str) -> Table:
     result = query(out, _FAILURES)
-    table = Table(title="What could not be tagged", title_justify="left")
+    table = Table(
+        title="What could not be tagged", title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
     for name in result.column_names:
         table.add_column(name)
     for row in result.to_pylist():

@@ -19,13 +19,17 @@ __all__ = ["About", "Pictures", "write_page"]
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What was evaluated. `facts` are further lines for the end of the page, such as versions and settings."""
+    """What was evaluated. `facts` are further lines for the end of the page, such as versions and settings.
+
+    `note` is what must be known to read the figures, shown before them.
+    """
 
     model: str
     digest: str
     data: str
     evaluated_at: datetime
     facts: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def write_page(

@@ -10,11 +10,12 @@ networks under another name.
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
 from batchtag.errors import UsageError
@@ -84,6 +85,16 @@ def build(builder: str, arguments: Mapping[str, Any], *, seed: int = 0) -> nn.Mo
             return fasterrcnn_small_fpn(**arguments).eval()
         network: nn.Module = models.get_model(builder, **arguments)
     return network.eval()
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load weights that come without torch's metadata (from safetensors): MNASNet insists on the version in it.
+
+    Raises RuntimeError for tensors that are not the network's.
+    """
+    state: Any = OrderedDict(tensors)
+    state._metadata = {"": network.state_dict()._metadata[""]}  # type: ignore[attr-defined]
+    network.load_state_dict(state)
 
 
 def detector_need(builder: str, arguments: Mapping[str, Any]) -> tuple[InputNeed, dict[str, Any]]:

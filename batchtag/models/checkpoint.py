@@ -310,7 +310,7 @@ def _empty_network(described: ModelFile, limits: Mapping[str, Any], *, origin: s
 def _filled(network: nn.Module, tensors: Mapping[str, Tensor], *, origin: str) -> nn.Module:
     """The network with these weights. torch converts while copying, so float16 weights become float32."""
     try:
-        network.load_state_dict(dict(tensors))
+        architectures.fill(network, tensors)
     except RuntimeError as error:
         text = " ".join(str(error).split())
         raise ModelError(f"{origin}: these are not the weights of this architecture: {text[:400]}") from error

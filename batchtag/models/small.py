@@ -72,7 +72,7 @@ def fasterrcnn_small_fpn(
 
 
 def _trunk() -> nn.Module:
-    """Strides 4, 8, 16 and 32 as layer1 to layer4; weights drawn as torchvision's ResNet draws its own (He et al. 2015)."""
+    """Strides 4, 8, 16 and 32 as layer1 to layer4; weights are drawn as torchvision's ResNet draws its own."""
     stages = OrderedDict[str, nn.Module](
         stem=Conv2dNormActivation(3, _WIDTHS[0], kernel_size=7, stride=2),
         pool=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),

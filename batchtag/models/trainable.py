@@ -30,6 +30,8 @@ from batchtag.records import InputNeed, ModelCard
 BACKGROUND = "__background__"
 _DETECTOR_INPUT = ("min_size", "max_size", "image_mean", "image_std")
 _MAX_TAGS_DETECTOR = 100
+_AUXILIARY = {"aux_logits": 0.4, "aux_logits1": 0.3, "aux_logits2": 0.3}
+"""What the answers of Inception v3's and GoogLeNet's side branches weigh, as in torchvision's reference scripts."""
 
 
 @dataclass(kw_only=True)
@@ -72,6 +74,31 @@ class Trainable:
     def normalised(self, batch: Tensor) -> Tensor:
         """A classifier's pictures (N, 3, S, S) uint8 as its network takes them, float32."""
         return Preprocessing(**self.preprocessing).normalised(batch)
+
+    def losses(
+        self,
+        network: nn.Module,
+        pixels: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        *,
+        label_smoothing: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """What a batch of training costs by kind, each a number to be added up. `network` is this one or wraps it.
+
+        `pixels` are (3, H, W) uint8. A detector's targets hold `boxes` (N, 4) float32 xyxy in them and `labels` (N,)
+        with background 0; a classifier's pictures share one size, and its targets hold `label` (). All on one device.
+        """
+        if self.task == "detect":
+            found: dict[str, Tensor] = network([one.float().div(255) for one in pixels], list(targets))
+            return found
+        labels = torch.stack([target["label"] for target in targets])
+        answer = network(self.normalised(torch.stack(list(pixels))))
+        loss = nn.functional.cross_entropy(getattr(answer, "logits", answer), labels, label_smoothing=label_smoothing)
+        for name, weight in _AUXILIARY.items():
+            extra = getattr(answer, name, None)
+            if extra is not None:
+                loss = loss + weight * nn.functional.cross_entropy(extra, labels, label_smoothing=label_smoothing)
+        return {"loss": loss}
 
     def as_model(
         self, network: nn.Module, *, device: str, batch_size: int | None = None
@@ -158,6 +185,8 @@ def make_trainable(
     arguments = dict(arguments)
     if architecture.startswith("vit_"):
         arguments.setdefault("image_size", facts["crop_size"])
+    if architecture.startswith("maxvit_"):
+        arguments.setdefault("input_size", [facts["crop_size"]] * 2)
     told = architectures.untrained_arguments(architecture, task=task) | arguments
     if task == "detect":
         told |= facts | architectures.limits(architecture, score_floor=0.05, max_tags=_MAX_TAGS_DETECTOR)
@@ -189,15 +218,22 @@ def _preprocessing(
     if task == "detect":
         told = architectures.untrained_arguments(architecture, task=task) | dict(arguments)
         sizes = {name: given[name] for name in _DETECTOR_INPUT if name in given}
-        _, facts = architectures.detector_need(architecture, told | {"num_classes": 2} | sizes)
+        try:
+            _, facts = architectures.detector_need(architecture, told | {"num_classes": 2})
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ModelError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
         if facts["fixed_size"] is not None:
             if {"min_size", "max_size"} & set(given):
                 raise UsageError(
                     f"{architecture} looks at {facts['fixed_size']} pixels always; leave input.min_size out"
                 )
-            return {name: facts[name] for name in ("image_mean", "image_std")} | {
-                name: given[name] for name in ("image_mean", "image_std") if name in given
-            }
+            return {name: (facts | sizes)[name] for name in ("image_mean", "image_std")}
+        facts |= sizes
+        if facts["min_size"] > facts["max_size"]:
+            raise UsageError(
+                f"input.min_size is {facts['min_size']} and input.max_size {facts['max_size']}; the shorter side "
+                "cannot be the longer one"
+            )
         return {name: facts[name] for name in _DETECTOR_INPUT}
     preset = Preprocessing.of_preset(get_model_weights(architecture).DEFAULT.transforms()).facts()
     if "crop_size" in given and "resize_size" not in given:
@@ -223,7 +259,7 @@ def _take_weights(made: Trainable, start: TorchvisionSpec | CheckpointSpec) -> N
     }
     if not taken:
         raise ModelError(f"nothing of {_name(start)} fits {made.architecture}: no tensor has its name and shape")
-    made.network.load_state_dict(mine | taken)
+    architectures.fill(made.network, mine | taken)
     made.taken = tuple(sorted(taken))
     made.left = tuple(sorted(name for name in mine if name not in taken and not name.endswith("num_batches_tracked")))
     made.batch_norm_eps = _take_eps(made.network, source)
@@ -286,40 +322,46 @@ def training_mode(network: nn.Module, *, stages: int, batch_norm: bool) -> None:
                 module.eval()
 
 
-_HEADS = {
-    "fc",
-    "classifier",
-    "head",
-    "heads",
-    "AuxLogits",
-    "aux1",
-    "aux2",
-    "dropout",
-    "avgpool",
-    "fpn",
-    "extra",
-    "norm",
-}
+_HEADS = frozenset(
+    ["fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2", "dropout", "avgpool", "fpn", "extra", "norm"]
+)
+"""What the networks of torchvision call what is no backbone."""
+_LISTS = ("blocks", "trunk_output")
+"""What MaxViT and RegNet call the list of their stages."""
 
 
 def backbone_stages(network: nn.Module) -> list[nn.Module]:
-    """The parts of a backbone in the order pixels go through them: a stem, then one part a stage or block."""
+    """The parts of a backbone in the order pixels go through them: a stem, then one part a stage or block.
+
+    Bare layers (VGG, AlexNet and every stem are made of them) are one stage up to and with their pool.
+    """
+    stages: list[list[nn.Module]] = []
+    is_open = False
+    for part in _parts(network):
+        is_layer = next(part.children(), None) is None
+        is_weightless = next(part.parameters(), None) is None
+        if stages and is_layer and (is_open or is_weightless):
+            stages[-1].append(part)
+        else:
+            stages.append([part])
+        is_open = is_layer and "Pool" not in type(part).__name__
+    return [stage[0] if len(stage) == 1 else nn.ModuleList(stage) for stage in stages]
+
+
+def _parts(network: nn.Module) -> list[nn.Module]:
     trunk: Any = getattr(network, "backbone", network)
     trunk = getattr(trunk, "body", trunk)
-    parts = [module for name, module in trunk.named_children() if name not in _HEADS]
-    if len(parts) == 1 or isinstance(getattr(trunk, "features", None), nn.Sequential):
-        parts = list(getattr(trunk, "features", parts[0]).children()) or parts
-    stages: list[nn.Module] = []
-    stem: list[nn.Module] = []
-    for part in parts:
-        if not stages and not any(True for _ in part.children()):
-            stem.append(part)  # a bare convolution, norm, activation or pool at the start
-        elif stem:
-            stages += [nn.ModuleList(stem), part]
-            stem = []
-        else:
-            stages.append(part)
-    return stages or [nn.ModuleList(stem)]
+    if isinstance(getattr(trunk, "features", None), nn.Sequential):
+        return list(trunk.features.children())
+    parts: list[nn.Module] = []
+    for name, module in trunk.named_children():
+        if name == "encoder":  # a vision transformer's
+            parts += module.layers.children()
+        elif name in _LISTS or (name == "layers" and isinstance(module, nn.Sequential)):
+            parts += module.children()
+        elif name not in _HEADS:
+            parts.append(module)
+    return parts
 
 
 def float_tensors(network: nn.Module) -> dict[str, Tensor]:

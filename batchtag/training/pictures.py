@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from batchtag.decode import DecodeRules, decode
-from batchtag.errors import RunFailed, StorageError
+from batchtag.errors import DecodeError, RunFailed, StorageError
 from batchtag.models.spec import Task
 from batchtag.records import InputNeed, LabelledImage
 from batchtag.storage import Store, open_store
@@ -68,7 +68,12 @@ class Pictures(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
             raise RunFailed(
                 f"{image.uri}: could be read when the data was checked, and cannot now: {error.message}"
             ) from error
-        opened = decode(blob.data, rules=DecodeRules(), needs=(self.need,))
+        try:
+            opened = decode(blob.data, rules=DecodeRules(), needs=(self.need,))
+        except DecodeError as error:
+            raise RunFailed(
+                f"{image.uri}: could be decoded when the data was checked, and cannot now: {error.message}"
+            ) from error
         pixels = torch.from_numpy(np.array(opened.pixels)).permute(2, 0, 1).contiguous()
         height, width = pixels.shape[-2:]
         return pixels, (width / opened.width, height / opened.height)
@@ -93,17 +98,22 @@ class _Batches(torch.utils.data.Sampler[list[tuple[int, int]]]):
 class Loader:
     """Batches of one split, epoch after epoch, opened ahead by `processes` processes (0: in between, by the caller)."""
 
-    def __init__(self, pictures: Pictures, *, batch_size: int, processes: int) -> None:
+    def __init__(self, pictures: Pictures, *, batch_size: int, processes: int, pin_memory: bool = False) -> None:
+        """`pin_memory` where batches go to a GPU: copies from pinned memory do not hold the training up."""
         self._batches = _Batches(batch_size)
         ahead: dict[str, Any] = {}
         if processes:
-            ahead = {"multiprocessing_context": "forkserver", "prefetch_factor": 4, "persistent_workers": True}
+            # Children of this process: torch's watchdog ends them when it is killed. Those of a fork server, which is
+            # their parent, outlived it, with 900 MB each; and a plain fork is not safe beside Ray's threads.
+            ahead = {"multiprocessing_context": "spawn", "prefetch_factor": 4, "persistent_workers": True}
         self._loader = DataLoader(
             pictures,
             batch_sampler=self._batches,
             num_workers=processes,
             collate_fn=_apart,
             worker_init_fn=_one_thread,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # its own, or its draws would depend on `processes` and disturb the network's
             **ahead,
         )
 

@@ -6,7 +6,7 @@ compete: torch's threads wait for each other busily, so a core that is taken awa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ _MOST_LOADERS = 8
 _FIGURES = {"detect": ("AP", "AP50"), "classify": ("accuracy", "macro_f1")}
 
 News = dict[str, Any]
-"""What a worker tells the driver: `kind` is "begin", "step", "judging", "epoch" or "end", and its figures."""
+"""What a worker tells the driver: `kind` is "begin", "step", "judging", "epoch", "end" or "failed", and its figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +42,22 @@ class TrainPlan:
 
 
 def plan_training(spec: TrainSpec, data: CheckedData, *, use_gpu: bool, cores: int) -> TrainPlan:
-    """The plan for one worker on a node of so many cores. Raises UsageError for a metric of the other task."""
+    """The plan for workers of so many cores each (`cores_of_a_worker`).
+
+    Raises UsageError for a metric of the other task, and for fewer pictures than workers.
+    """
     task = data.train.task
     asked = spec.train.metric
     if asked != "auto" and asked not in _FIGURES[task]:
         known = " or ".join(_FIGURES[task])
         raise UsageError(f"train.metric is {asked!r}, and these data are to {task}; it must be {known}")
-    mine = max(1, cores // spec.compute.workers)
+    if len(data.train.images) < spec.compute.workers:
+        raise UsageError(
+            f"compute.workers is {spec.compute.workers}, and there are {len(data.train.images)} pictures to train on; "
+            "each worker must have one"
+        )
     asked_loaders = spec.compute.loaders
-    loaders = (min(_MOST_LOADERS, mine) if use_gpu else 1) if asked_loaders == "auto" else asked_loaders
+    loaders = (min(_MOST_LOADERS, cores) if use_gpu else 1) if asked_loaders == "auto" else asked_loaders
     return TrainPlan(
         spec=spec,
         task=task,
@@ -61,8 +68,37 @@ def plan_training(spec: TrainSpec, data: CheckedData, *, use_gpu: bool, cores: i
         train_options=data.train.storage_options,
         val_options=data.val.storage_options,
         processes=loaders,
-        threads=max(1, mine - loaders) if loaders else mine,
+        threads=max(1, cores - loaders) if loaders else cores,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One machine of a cluster."""
+
+    cores: int
+    gpus: int
+
+
+def cores_of_a_worker(nodes: Sequence[Node], *, workers: int, use_gpu: bool) -> int:
+    """The most cores that each of the workers can have at once.
+
+    Raises UsageError where they do not fit all together: Ray would wait for more machines without an end.
+    """
+
+    def room(cores: int) -> int:
+        return sum(min(node.cores // cores, node.gpus) if use_gpu else node.cores // cores for node in nodes)
+
+    if room(1) < workers:
+        what = "a GPU and a core" if use_gpu else "a core"
+        there = f"{sum(node.cores for node in nodes)} cores and {sum(node.gpus for node in nodes)} GPUs"
+        raise UsageError(
+            f"compute.workers is {workers}, each needs {what}, and there are {there}; compute.workers can be "
+            f"{room(1)} at most"
+            if room(1)
+            else f"compute.device asks for a GPU for each worker, and there are {there}; set it to auto or cpu"
+        )
+    return max(cores for cores in range(1, max(node.cores for node in nodes) + 1) if room(cores) >= workers)
 
 
 def metric_of(plan: TrainPlan) -> str:

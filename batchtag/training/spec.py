@@ -14,6 +14,9 @@ from batchtag.border import Spec
 from batchtag.datasets.spec import DataSpec
 from batchtag.storage import absolute_uri, scheme_of
 
+STATES = "_training"
+"""The folder of an output that lives as long as its training is unfinished: Ray Train's states, and the lease."""
+
 _AUTO = Literal["auto"]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Rgb = tuple[float, float, float]
@@ -47,8 +50,8 @@ class InputSpec(Spec):
     resize_size: int | None = Field(default=None, ge=8)
     """Classifiers: the shorter side is resized to this, and the centre square of `crop_size` is looked at."""
     crop_size: int | None = Field(default=None, ge=8)
-    mean: _Rgb = (0.485, 0.456, 0.406)
-    std: _Rgb = (0.229, 0.224, 0.225)
+    mean: _Rgb | None = None
+    std: _Rgb | None = None
 
 
 class AugmentSpec(Spec):

@@ -29,6 +29,8 @@ class TrainingState:
     best_epoch: int
     best_value: float
     is_over: bool = False
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """The scale of float16's losses; empty in any other precision."""
     history: list[dict[str, Any]] = field(default_factory=list)
     network: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
@@ -38,7 +40,7 @@ class TrainingState:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
 
 
-_NUMBERS = ("epochs_done", "steps_done", "best_epoch", "best_value", "is_over", "history")
+_NUMBERS = ("epochs_done", "steps_done", "best_epoch", "best_value", "is_over", "scaler", "history")
 _PREFIXES = ("network", "average", "best", "optimizer")
 
 

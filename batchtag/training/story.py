@@ -13,19 +13,26 @@ _FIGURES = ("AP", "AP50", "AP75", "AR100", "accuracy", "top5", "macro_f1")
 
 
 class TrainingStory:
-    """Hears the workers' news in order. `history` and `end` are what it came to know."""
+    """Hears the workers' news in order. `history`, `end` and `failure` are what it came to know."""
 
     def __init__(
-        self, progress: Progress, *, epochs: int, metric: str, clock: Callable[[], float] = time.monotonic
+        self,
+        progress: Progress,
+        *,
+        epochs: int,
+        on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`on_epoch` gets the figures of each epoch as it ends."""
         self._progress = progress
         self._epochs = epochs
-        self._metric = metric
+        self._on_epoch = on_epoch
         self._clock = clock
         self._phase = "starting to train"
         self._began = (0.0, 0.0)
         self.history: list[dict[str, Any]] = []
         self.end: News | None = None
+        self.failure = ""
 
     def hear(self, news: News) -> None:
         """Take in one piece of news."""
@@ -40,6 +47,8 @@ class TrainingStory:
                 self._epoch(news)
             case "end":
                 self.end = news
+            case "failed":
+                self.failure = news["message"]
 
     def show(self) -> None:
         """Where it stands now."""
@@ -60,7 +69,8 @@ class TrainingStory:
 
     def _epoch(self, news: News) -> None:
         entry = {name: value for name, value in news.items() if name not in ("kind", "is_last", "best_epoch")}
-        self.history.append(entry)
+        self.history = [one for one in self.history if one["epoch"] < entry["epoch"]] + [entry]
+        self._on_epoch(entry)
         figures = [f"{name} {entry[name]:.3f}" for name in _FIGURES if name in entry]
         best = " (best so far)" if figures and news["best_epoch"] == entry["epoch"] else ""
         pieces = [f"epoch {entry['epoch']:>3} of {self._epochs}", f"loss {entry['loss']:.4f}", *figures]

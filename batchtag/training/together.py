@@ -17,16 +17,17 @@ import fsspec
 import pyarrow.fs
 import ray
 import ray.train
+import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
+from batchtag.errors import BatchtagError
 from batchtag.storage import scheme_of
-from batchtag.training.plan import News, TrainPlan
+from batchtag.training.plan import News, Node, TrainPlan
+from batchtag.training.spec import STATES
 from batchtag.training.worker import Place, Worker
 
-STATES = "_training"
-"""The folder of an output where Ray Train keeps its states; engines and `evaluate` skip it."""
 _STEP_EVERY_S = 0.5
 
 
@@ -55,10 +56,11 @@ def has_gpus(asked: str) -> bool:
     return asked == "cuda" or (asked == "auto" and resources.get("GPU", 0) > 0)
 
 
-def cores_of_a_node() -> int:
-    """The cores of the largest node, as Ray counts them."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return int(max((node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]), default=1)) or 1
+def nodes() -> list[Node]:
+    """The machines of the cluster, as Ray counts what they have."""
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    there = [node["Resources"] for node in found if node["Alive"]]
+    return [Node(cores=int(one.get("CPU", 0)), gpus=int(one.get("GPU", 0))) for one in there]
 
 
 def reason(error: BaseException) -> str:
@@ -95,7 +97,29 @@ def _ray_storage(uri: str, options: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """What Ray Train runs in each worker."""
+    """What Ray Train runs in each worker. What trying again cannot mend is told, or Ray Train would try again."""
+    try:
+        _train(config)
+    except Exception as error:
+        told = final(error)
+        if told:
+            ray.get(config["board"].tell.remote({"kind": "failed", "message": told}))
+        raise
+
+
+def final(error: Exception) -> str:
+    """What to tell of an error that would come again, "" for any other."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the memory of the GPU is too small; lower train.batch_size or the input's size ({error})"
+    if isinstance(error, (BatchtagError, FloatingPointError)):
+        last = (
+            str(error).strip().splitlines()[-1]
+        )  # a loader's error comes with its traceback, and ends with what it is
+        return last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    return ""
+
+
+def _train(config: dict[str, Any]) -> None:
     plan: TrainPlan = config["plan"]
     context = ray.train.get_context()
     place = Place(rank=context.get_world_rank(), ranks=context.get_world_size(), device=str(get_device()))

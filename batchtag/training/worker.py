@@ -21,19 +21,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from batchtag.models.spec import Task
-from batchtag.models.trainable import Trainable, float_tensors, freeze, make_trainable, training_mode
+from batchtag.errors import RunFailed
+from batchtag.models.architectures import fill
+from batchtag.models.trainable import float_tensors, freeze, training_mode
 from batchtag.predict import predict
-from batchtag.records import InputNeed
 from batchtag.scoring import Score, headline, score_tags
 from batchtag.tables import tags_table
 from batchtag.training.augment import augmentation
+from batchtag.training.network import make_plan_network, training_need
 from batchtag.training.optimize import average_into, learning_rate, make_optimizer, set_learning_rate
 from batchtag.training.order import epoch_order, repeat_factors
 from batchtag.training.pictures import Batch, Loader, Pictures
 from batchtag.training.plan import News, TrainPlan, metric_of
-from batchtag.training.spec import TrainSpec
-from batchtag.training.start import start_of
 from batchtag.training.state import TrainingState, fill_optimizer, optimizer_tensors, read_state, write_state
 
 _NUM_SIZES = 5
@@ -85,6 +84,11 @@ class Worker:
         return asked == "frozen" or (asked == "auto" and self._plan.task == "detect" and bool(self.made.taken))
 
     @property
+    def _judged(self) -> nn.Module:
+        """The weights that count: the average, if there is one."""
+        return self._network if self._average is None else self._average
+
+    @property
     def _amp(self) -> torch.dtype | None:
         """The type of mixed precision: bfloat16 where the GPU has it, because it needs no scaling of the loss."""
         if not self._plan.spec.train.amp or not self._place.device.startswith("cuda"):
@@ -106,7 +110,8 @@ class Worker:
             need=training_need(self.made, spec),
             storage_options=plan.train_options,
         )
-        return Loader(pictures, batch_size=spec.train.batch_size, processes=plan.processes)
+        is_cuda = self._place.device.startswith("cuda")
+        return Loader(pictures, batch_size=spec.train.batch_size, processes=plan.processes, pin_memory=is_cuda)
 
     def _sizes(self) -> tuple[int, ...]:
         """What a detector's shorter side is resized to in training: one of these at random; () where it is fixed."""
@@ -124,10 +129,12 @@ class Worker:
     def go_on_from(self, folder: Path) -> None:
         """Take up the state of an epoch's end."""
         self.state = read_state(folder)
-        self._network.load_state_dict(self.state.network)
+        fill(self._network, self.state.network)
         if self._average is not None:
-            self._average.load_state_dict(self.state.average)
+            fill(self._average, self.state.average)
         fill_optimizer(self._optimizer, self.state.optimizer)
+        if self.state.scaler:
+            self._scaler.load_state_dict(self.state.scaler)
 
     def epoch(self) -> bool:
         """Train the next epoch and judge it; returns whether training is over."""
@@ -139,7 +146,8 @@ class Worker:
         entry: dict[str, Any] = {"epoch": number, "learning_rate": rate, **loss}
         is_last = number >= spec.epochs
         if is_last or number % spec.evaluate_every == 0:
-            score = self._judge(self._average or self._network, what=f"epoch {number}")
+            self._share_statistics()
+            score = self._judge(self._judged, what=f"epoch {number}")
             if score is not None:
                 entry |= headline(score)
                 self._keep_if_best(number, entry)
@@ -166,7 +174,7 @@ class Worker:
             rate = learning_rate(state.steps_done, spec=spec, steps_per_epoch=len(batches))
             set_learning_rate(self._optimizer, rate)
             for name, value in self._step(batch).items():
-                sums[name] = sums.get(name, torch.zeros(())) + value
+                sums[name] = sums[name] + value if name in sums else value
             state.steps_done += 1
             if place.is_first:
                 self._tell({"kind": "step", "epoch": number, "step": i, "steps": len(batches)})
@@ -191,29 +199,15 @@ class Worker:
         self._scaler.update()
         if self._average is not None:
             average_into(self._average, self._network, step=self.state.steps_done, ema=spec.ema)
-        parts = {name: value.detach().cpu() for name, value in losses.items()} if len(losses) > 1 else {}
-        return {"loss": loss.detach().cpu(), **parts}
+        parts = {name: value.detach() for name, value in losses.items()} if len(losses) > 1 else {}
+        return {"loss": loss.detach(), **parts}
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self._place.device
-        pixels, targets = batch
-        if self._plan.task == "detect":
-            images = [one.to(device, non_blocking=True).float().div(255) for one in pixels]
-            found: dict[str, Tensor] = self._together(
-                images, [{name: value.to(device) for name, value in target.items()} for target in targets]
-            )
-            return found
-        labels = torch.stack([target["label"] for target in targets]).to(device)
-        inputs = self.made.normalised(torch.stack(pixels).to(device, non_blocking=True))
-        answer = self._together(inputs)
-        smooth = self._plan.spec.train.label_smoothing
-        loss = nn.functional.cross_entropy(getattr(answer, "logits", answer), labels, label_smoothing=smooth)
-        for name in ("aux_logits", "aux_logits1", "aux_logits2"):  # Inception v3 and GoogLeNet, weighed as they were
-            extra = getattr(answer, name, None)
-            if extra is not None:
-                weight = 0.4 if name == "aux_logits" else 0.3
-                loss = loss + weight * nn.functional.cross_entropy(extra, labels, label_smoothing=smooth)
-        return {"loss": loss}
+        pixels = [one.to(device, non_blocking=True) for one in batch[0]]
+        targets = [{name: value.to(device, non_blocking=True) for name, value in one.items()} for one in batch[1]]
+        smoothing = self._plan.spec.train.label_smoothing
+        return self.made.losses(self._together, pixels, targets, label_smoothing=smoothing)
 
     def _judge(self, network: nn.Module, *, what: str) -> Score | None:
         """The score on `val`, in the first process; None in the others."""
@@ -232,6 +226,12 @@ class Worker:
                 self._tell({"kind": "judging", "what": what, "done": num_done, "of": len(mine)})
 
         outcomes = predict([image.uri for image in mine], [(card, model)], storage_options=plan.val_options, told=told)
+        for outcome in outcomes:
+            if outcome.failure is not None:
+                raise RunFailed(
+                    f"{outcome.ref.uri}: was in order when the data was checked, and cannot be evaluated now: "
+                    f"{outcome.failure.code}: {outcome.failure.message}"
+                )
         tables = self._gather(tags_table(outcomes, run_id=""))
         return pa.concat_tables(tables) if place.is_first else None
 
@@ -241,6 +241,12 @@ class Worker:
         gathered: list[Any] = [None] * self._place.ranks
         torch.distributed.all_gather_object(gathered, table)
         return gathered
+
+    def _share_statistics(self) -> None:
+        """The first process's batch norm statistics for all: each saw other pictures, and its are the ones kept."""
+        if self._place.ranks > 1:
+            for buffer in self._judged.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def _same_everywhere(self, number: int) -> int:
         """What the first process says."""
@@ -254,13 +260,14 @@ class Worker:
         value = float(entry.get(metric_of(self._plan), -1.0))
         if value > self.state.best_value or not self.state.best:
             self.state.best_epoch, self.state.best_value = number, value
-            self.state.best = float_tensors(self._average or self._network)
+            self.state.best = float_tensors(self._judged)
 
     def write_state(self, folder: Path) -> None:
         """The state of this epoch's end."""
         self.state.network = float_tensors(self._network)
         self.state.average = float_tensors(self._average) if self._average is not None else {}
         self.state.optimizer = optimizer_tensors(self._optimizer)
+        self.state.scaler = self._scaler.state_dict()
         write_state(folder, self.state)
 
     def judge_best(self) -> Score | None:
@@ -274,7 +281,7 @@ class Worker:
             self.state.best = {
                 name: one.half().float() if one.is_floating_point() else one for name, one in best.items()
             }
-        self._network.load_state_dict(self.state.best)
+        fill(self._network, self.state.best)
         return self._judge(self._network, what="the best epoch")
 
     def save(self, score: Score) -> str:
@@ -297,45 +304,3 @@ class Worker:
             },
             storage_options=plan.spec.output.storage_options,
         )
-
-
-def make_plan_network(plan: TrainPlan) -> Trainable:
-    """The network of a training job."""
-    spec = plan.spec
-    return make_trainable(
-        spec.network.architecture,
-        arguments=spec.network.arguments,
-        labels=plan.labels,
-        task=plan.task,
-        preprocessing=preprocessing_asked(spec, task=plan.task),
-        start=start_of(spec.network, task=plan.task),
-        seed=spec.train.seed,
-    )
-
-
-def preprocessing_asked(spec: TrainSpec, *, task: Task) -> dict[str, Any]:
-    """What the job says of preprocessing, in the checkpoint's words."""
-    said = spec.input
-    if task == "detect":
-        return {
-            "min_size": said.min_size,
-            "max_size": said.max_size,
-            "image_mean": list(said.mean),
-            "image_std": list(said.std),
-        }
-    return {
-        "resize_size": said.resize_size,
-        "crop_size": said.crop_size,
-        "mean": tuple(said.mean),
-        "std": tuple(said.std),
-    }
-
-
-def training_need(made: Trainable, spec: TrainSpec) -> InputNeed:
-    """How many pixels training wants: more than the model, by as much as it enlarges."""
-    need = made.need
-    if made.task == "classify":
-        more = 1 / spec.augment.least_area**0.5
-        return InputNeed(mode="cover", shorter_px=round(made.preprocessing["crop_size"] * more))
-    more = spec.augment.scale[1] * (2.0 if spec.augment.crop else 1.0)
-    return InputNeed(mode=need.mode, shorter_px=round(need.shorter_px * more), longer_px=round(need.longer_px * more))

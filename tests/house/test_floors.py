@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "batchtag"
 FLOORS: list[tuple[str, ...]] = [
     ("batchtag", "errors", "border", "formats", "processes"),
     ("records", "jobfile"),
-    ("storage", "tables", "decode", "scenes", "promises", "metrics"),
+    ("storage", "tables", "decode", "scenes", "promises", "metrics", "counterparts"),
     ("layout", "evalpage", "sources", "datasets", "models", "lease", "monitor", "fetch", "isolation"),
     ("index", "outputs", "look", "database", "progress", "spec", "scoring"),
     ("ledger", "partfiles", "stream", "identity", "places", "placement"),

@@ -1,0 +1,149 @@
+"""What the machine could do at best: the forward pass alone, and libjpeg-turbo alone. Each on all cores by itself.
+
+    python -m benchmarks.speed.limits TASK.json        prints JSON
+
+The model limit is the very network on tensors that lie ready, at the best of some batch sizes; a detector's are already
+resized and padded, with real pictures in them so that it has boxes to sort. The decode limit is measured on bytes in
+memory, twice: every pixel, as the peers need it (torchvision.io), and at the scale that the line decodes to.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from pyarrow.fs import S3FileSystem
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from batchtag.decode import DecodeRules, decode
+from batchtag.models import prepare
+from batchtag.models.spec import CheckpointSpec
+from batchtag.processes import available_cores
+from benchmarks.speed.looking import described, network_of, prepared
+from benchmarks.speed.peers.task import Task, given
+
+_SAMPLE = 48
+_MEASURED_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Images/s on all cores: each model's bare forward pass, every pixel decoded, and as the line decodes."""
+
+    models: dict[str, float]
+    decode_full: float
+    decode_line: float
+
+    @property
+    def bare_s(self) -> float:
+        """Seconds of all models for one picture."""
+        return sum(1 / rate for rate in self.models.values())
+
+    @property
+    def line(self) -> float:
+        """What a line on CPUs can reach at most: models and decoding share the cores, so their times add up."""
+        return 1 / (self.bare_s + 1 / self.decode_line)
+
+
+def measure(task: Task, *, cores: int) -> Limits:
+    """The limits for the first pictures of a task."""
+    blobs = _fetched(task)
+    decoded = [_pixels(blob) for blob in blobs[:16]]
+    models = {}
+    for folder in task.models:
+        model = described(folder)
+        inputs = [prepared(model, image) for image in decoded]
+        forward = _classifying if model.task == "classify" else _detecting
+        models[model.architecture] = forward(network_of(model), inputs, cores)
+    needs = [prepare(CheckpointSpec(uri=folder)).need for folder in task.models]
+    rules = DecodeRules()
+    return Limits(
+        models=models,
+        decode_full=_decoding(blobs, _pixels, cores),
+        decode_line=_decoding(blobs, lambda blob: decode(blob, rules=rules, needs=needs), cores),
+    )
+
+
+def _fetched(task: Task) -> list[bytes]:
+    files = S3FileSystem(endpoint_override=task.address, scheme="http")
+    blobs = []
+    for key in task.keys[:_SAMPLE]:
+        with files.open_input_stream(f"{task.bucket}/{key}") as stream:
+            blobs.append(stream.read())
+    return blobs
+
+
+def _pixels(blob: bytes) -> Tensor:
+    pixels: Tensor = decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return pixels
+
+
+def _classifying(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
+    torch.set_num_threads(cores)
+    best = 0.0
+    for size in (1, 8, 16, 32):
+        batch = torch.stack([inputs[i % len(inputs)] for i in range(size)])
+        batch = batch.to(memory_format=torch.channels_last)
+        best = max(best, size * _per_second(lambda batch=batch: network(batch)))  # type: ignore[misc]
+    return best
+
+
+def _detecting(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
+    """Backbone, proposals and boxes, on pictures that are resized already; those of one shape share a pass."""
+    torch.set_num_threads(cores)
+    ready = [network.transform([image])[0] for image in inputs]
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, images in enumerate(ready):
+        by_shape.setdefault(tuple(images.tensors.shape), []).append(i)
+    commonest = max(by_shape.values(), key=len)
+    best = 0.0
+    for size in (1, 2, 4):
+        if size <= len(commonest):
+            batches = [commonest[start : start + size] for start in range(0, len(commonest) - size + 1, size)]
+            turn = iter(range(1_000_000))
+
+            def one(batches: list[list[int]] = batches, turn: Any = turn) -> None:
+                _bare(network, [ready[i] for i in batches[next(turn) % len(batches)]])
+
+            best = max(best, size * _per_second(one))
+    return best
+
+
+def _bare(network: Any, ready: Sequence[Any]) -> None:
+    images = type(ready[0])(
+        torch.cat([one.tensors for one in ready]), [size for one in ready for size in one.image_sizes]
+    )
+    features = network.backbone(images.tensors)
+    proposals, _ = network.rpn(images, features)
+    network.roi_heads(features, proposals, images.image_sizes)
+
+
+def _per_second(call: Callable[[], object]) -> float:
+    """Calls a second, after one to warm up; of a slow call at least two."""
+    with torch.inference_mode():
+        call()
+        calls, began = 0, time.perf_counter()
+        while calls < 2 or time.perf_counter() - began < _MEASURED_S:
+            call()
+            calls += 1
+        return calls / (time.perf_counter() - began)
+
+
+def _decoding(blobs: Sequence[bytes], decoder: Callable[[bytes], object], cores: int) -> float:
+    """Pictures a second, in as many threads as there are cores: the decoders let go of the GIL."""
+    with ThreadPoolExecutor(cores) as pool:
+        rounds, began = 0, time.perf_counter()
+        while time.perf_counter() - began < _MEASURED_S:
+            list(pool.map(decoder, blobs))
+            rounds += 1
+        return rounds * len(blobs) / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measure(given(), cores=available_cores()))))

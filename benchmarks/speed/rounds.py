@@ -1,0 +1,189 @@
+"""The order of a benchmark: limits first, then A B C, A B C; outputs are compared, and only then times."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+from benchmarks.speed import contenders, pictures
+from benchmarks.speed.compare import Agreement, Answers, agreement
+from benchmarks.speed.contenders import OURS, Outcome
+from benchmarks.speed.limits import Limits
+from benchmarks.speed.peers.task import Task
+from benchmarks.speed.works import Scale, Settings, Work, candidates, settings_of, tuning_key
+
+REFERENCE = "plain"
+_TIMEOUT_S = 600.0
+_UNUSED = Settings(batch_size=0, workers=0, threads=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Where it takes place: the server, the served folder, room for outputs, the models, who runs Daft."""
+
+    endpoint_url: str
+    served: Path
+    place: Path
+    models: Mapping[str, Path]
+    cores: int
+    daft: tuple[str, str]
+    tuned: Mapping[str, Settings] = field(default_factory=dict)
+    told: Callable[[str], None] = print
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One contender's runs of one work, with the agreement of its answers with the reference's."""
+
+    name: str
+    settings: Settings
+    outcomes: tuple[Outcome, ...]
+    agreement: Agreement | None
+
+    @property
+    def problem(self) -> str:
+        return next((outcome.problem for outcome in self.outcomes if outcome.problem), "")
+
+    @property
+    def images_per_s(self) -> float:
+        """While tagging; the median of the rounds, 0 if one failed."""
+        return 0.0 if self.problem else median(outcome.images_per_s for outcome in self.outcomes)
+
+    @property
+    def whole_s(self) -> float:
+        """From start to end, the median."""
+        return 0.0 if self.problem else median(outcome.whole_s for outcome in self.outcomes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One work: its limits, and everybody's results, ours first."""
+
+    work: Work
+    num_images: int
+    limits: Limits
+    results: tuple[Result, ...]
+
+    @property
+    def ours(self) -> Result:
+        return self.results[0]
+
+    @property
+    def fastest_peer(self) -> Result | None:
+        """Of those that ended well, whatever they agree on; None if none did."""
+        return max((one for one in self.results[1:] if not one.problem), key=lambda one: one.images_per_s, default=None)
+
+    @property
+    def of_peer(self) -> float:
+        """How many times the fastest peer's rate ours is; 0 where one of them is missing."""
+        peer = self.fastest_peer
+        return self.ours.images_per_s / peer.images_per_s if peer else 0.0
+
+    @property
+    def of_limit(self) -> float:
+        return self.ours.images_per_s / self._limit
+
+    @property
+    def _limit(self) -> float:
+        """For one job of several models, the bare times alone: its bar is stated in them."""
+        return 1 / self.limits.bare_s if len(self.work.builders) > 1 else self.limits.line
+
+
+def measured(work: Work, *, scale: Scale, ground: Ground) -> Row:
+    """One work in all its rounds."""
+    sample = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
+    ground.told(f"{work.name}: limits")
+    limits = _limits(sample, ground)
+    num_images = scale.num_images(limits.line)
+    peers = [peer for peer in work.peers if peer != "daft" or not ground.daft[1]]
+    chosen = {peer: settings_of(work, peer, cores=ground.cores, tuned=ground.tuned) for peer in peers}
+    runs: dict[str, list[Outcome]] = {name: [] for name in (OURS, *peers)}
+    for number in range(scale.rounds):
+        for name, outcomes in runs.items():
+            task = _task(work, ground, num_images=num_images, settings=chosen.get(name, _UNUSED))
+            outcomes.append(_run(name, task, ground))
+            ground.told(f"{work.name}, round {number + 1}: {_words(name, outcomes[-1])}")
+    results = [
+        Result(
+            name=name,
+            settings=chosen.get(name, _UNUSED),
+            outcomes=tuple(replace(outcome, answers=None) for outcome in outcomes),
+            agreement=_agreement(runs[REFERENCE][0].answers, outcomes[0].answers),
+        )
+        for name, outcomes in runs.items()
+    ]
+    if "daft" in work.peers and "daft" not in peers:
+        missing = Outcome(problem=ground.daft[1])
+        results.append(Result(name="daft", settings=_UNUSED, outcomes=(missing,), agreement=None))
+    return Row(work=work, num_images=num_images, limits=limits, results=tuple(results))
+
+
+def tuned(work: Work, *, scale: Scale, ground: Ground) -> dict[str, Settings]:
+    """The fastest settings of each peer, by one short run of every candidate."""
+    sample = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
+    num_images = scale.num_images(_limits(sample, ground).line)
+    best = {}
+    for peer in work.peers:
+        rates: list[tuple[float, Settings]] = []
+        for settings in candidates(work, peer, cores=ground.cores):
+            task = _task(work, ground, num_images=num_images, settings=settings)
+            outcome = _run(peer, task, ground)
+            ground.told(f"{work.name}: {_words(peer, outcome)} with {settings}")
+            rates.append((outcome.images_per_s, settings))
+        best[tuning_key(work, peer)] = max(rates, key=lambda pair: pair[0])[1]
+    return best
+
+
+def _run(name: str, task: Task, ground: Ground) -> Outcome:
+    python = ground.daft[0] if name == "daft" else sys.executable
+    return contenders.run(name, task, place=ground.place / "run", python=python, timeout_s=_TIMEOUT_S)
+
+
+def _task(work: Work, ground: Ground, *, num_images: int, settings: Settings) -> Task:
+    return Task(
+        endpoint_url=ground.endpoint_url,
+        bucket=pictures.BUCKET,
+        keys=tuple(pictures.names(ground.served, work.pictures, num_images=num_images)),
+        models=tuple(str(ground.models[builder]) for builder in work.builders),
+        out=str(ground.place / "run" / "out"),
+        settings=settings,
+    )
+
+
+def _limits(task: Task, ground: Ground) -> Limits:
+    """In a process of its own, like everybody."""
+    ground.place.mkdir(parents=True, exist_ok=True)
+    path = ground.place / "limits.json"
+    task.write(path)
+    words = [sys.executable, "-m", "benchmarks.speed.limits", str(path)]
+    answer, story, status = contenders.ended(words, task, timeout_s=_TIMEOUT_S)
+    if status:
+        raise SystemExit(f"the limits could not be measured; {' '.join(words)} ended with {status}:\n{story}")
+    return Limits(**json.loads(answer))
+
+
+def _agreement(reference: Answers | None, answers: Answers | None) -> Agreement | None:
+    return agreement(reference, answers) if reference and answers else None
+
+
+def _words(name: str, outcome: Outcome) -> str:
+    if outcome.problem:
+        return f"{name} {outcome.problem}"
+    return f"{name} {outcome.images_per_s:.2f} images/s, {outcome.whole_s:.1f} s in all"
+
+
+def missed(rows: Sequence[Row]) -> list[str]:
+    """The bars that were not reached, in words."""
+    lines = []
+    for row in rows:
+        for what, reached, bar in (
+            ("times the fastest peer", row.of_peer, row.work.of_peer),
+            ("of its limit", row.of_limit, row.work.of_limit),
+        ):
+            if bar and reached < bar:
+                lines.append(f"{row.work.name}: {reached:.2f} {what}, the bar is {bar:.2f}")
+    return lines

@@ -1,0 +1,120 @@
+"""Small labelled pictures, and trainings of seconds on them: red and blue boxes to find, colours to tell apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from batchtag.datasets.check import CheckedData, read_data
+from batchtag.decode import DecodeRules
+from batchtag.training.plan import News, TrainPlan, plan_training
+from batchtag.training.spec import TrainSpec, with_absolute_uris
+from batchtag.training.worker import Place, Worker
+
+COLOURS = {"blue": (40, 60, 220), "red": (220, 40, 40)}
+SIDE = 96
+
+
+def draw_boxes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
+    """Pictures of one to three coloured boxes on noise, and instances.json beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dice = np.random.default_rng(seed)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(num_images):
+        pixels = dice.integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8)
+        for _ in range(int(dice.integers(1, 4))):
+            label = int(dice.integers(2))
+            x, y = (int(v) for v in dice.integers(2, SIDE - 42, 2))
+            w, h = (int(v) for v in dice.integers(20, 40, 2))
+            pixels[y : y + h, x : x + w] = list(COLOURS.values())[label]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
+            )
+        name = f"{number:03d}.png"
+        Image.fromarray(pixels).save(folder / name)
+        images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+    categories = [{"id": i, "name": name} for i, name in enumerate(COLOURS)]
+    truth = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(truth))
+    return folder
+
+
+def draw_classes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
+    """A folder of noisy pictures for each colour."""
+    dice = np.random.default_rng(seed)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(num_images):
+            noise = dice.integers(-40, 40, (40, 48, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:03d}.png")
+    return folder
+
+
+def detection_job(folder: Path, out: Path, **train: Any) -> dict[str, Any]:
+    """A training job of seconds on `draw_boxes`."""
+    return {
+        "version": 1,
+        "data": {
+            "train": {"kind": "coco", "uri": str(folder / "instances.json")},
+            "val": {"kind": "holdout", "share": 0.25},
+        },
+        "network": {"architecture": "fasterrcnn_small_fpn", "start": "none"},
+        "input": {"min_size": 96, "max_size": 96},
+        "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.001, "warmup_epochs": 0.5, **train},
+        "compute": {"loaders": 0},
+        "output": {"uri": str(out)},
+    }
+
+
+def classification_job(folder: Path, out: Path, **train: Any) -> dict[str, Any]:
+    """A training job of seconds on `draw_classes`."""
+    return {
+        "version": 1,
+        "data": {"train": {"kind": "folders", "uri": str(folder)}, "val": {"kind": "holdout", "share": 0.25}},
+        "network": {"architecture": "shufflenet_v2_x0_5", "start": "none"},
+        "input": {"resize_size": 32, "crop_size": 32},
+        "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.002, "warmup_epochs": 0.5, **train},
+        "compute": {"loaders": 0},
+        "output": {"uri": str(out)},
+    }
+
+
+def data_of(content: dict[str, Any]) -> CheckedData:
+    spec = with_absolute_uris(TrainSpec.model_validate(content))
+    return read_data(spec.data, rules=DecodeRules(), threads=2)
+
+
+def plan_of(content: dict[str, Any]) -> TrainPlan:
+    spec = with_absolute_uris(TrainSpec.model_validate(content))
+    return plan_training(spec, data_of(content), use_gpu=False, cores=1)
+
+
+def worker_of(content: dict[str, Any], *, tell: Callable[[News], None] = lambda news: None) -> Worker:
+    """A training process without Ray."""
+    place = Place(rank=0, ranks=1, device="cpu")
+    return Worker(plan_of(content), place, wrap=lambda network: network, tell=tell)
+
+
+@pytest.fixture(scope="session")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_boxes(tmp_path_factory.mktemp("boxes"), num_images=16)
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("colours"), num_images=8)

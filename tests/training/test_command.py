@@ -1,0 +1,169 @@
+"""`batchtag train` as a person types it: real Ray, real deaths, a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from batchtag.models.spec import CheckpointSpec
+from batchtag.processes import available_cores
+from batchtag.training.plan import plan_training
+from batchtag.training.spec import TrainSpec, with_absolute_uris
+from batchtag.training.worker import Place, Worker
+from tests.s3server import S3Server
+
+from .conftest import classification_job, data_of, detection_job, draw_classes
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `batchtag ...`; whatever still runs at the end of the test is ended by its process id."""
+    started: list[subprocess.Popen[str]] = []
+
+    def batchtag(*words: str) -> subprocess.Popen[str]:
+        hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from batchtag.cli import main; main()", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in hidden},
+        )
+        started.append(process)
+        return process
+
+    yield batchtag
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def written(path: Path, content: dict[str, Any]) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def heard(process: subprocess.Popen[str], pattern: str) -> str:
+    """The first line on stderr that has the pattern; what was said until then if it never comes."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if re.search(pattern, line):
+            return line
+    raise AssertionError("".join(said))
+
+
+def undisturbed_digest(content: dict[str, Any], out: Path) -> str:
+    """The digest of the checkpoint that the same job gives without Ray and without a death."""
+    content = content | {"output": {"uri": str(out)}}
+    spec = with_absolute_uris(TrainSpec.model_validate(content))
+    plan = plan_training(spec, data_of(content), use_gpu=False, cores=available_cores())
+    worker = Worker(plan, Place(rank=0, ranks=1, device="cpu"), wrap=lambda network: network, tell=lambda news: None)
+    while not worker.state.is_over:
+        worker.epoch()
+    score = worker.judge_best()
+    assert score is not None
+    return worker.save(score)
+
+
+def test_a_training_whose_worker_and_whose_driver_were_killed_ends_as_if_nothing_had_been(
+    start: Start, tmp_path: Path
+) -> None:
+    """The same digest: the same weights to the last bit."""
+    out = tmp_path / "out"
+    content = classification_job(draw_classes(tmp_path / "colours", num_images=40), out, epochs=9, ema=0.9)
+    job = written(tmp_path / "job.yaml", content)
+    first = start("train", job)
+    heard(first, r"epoch +2 of 9 +loss")
+    workers = [p for p in psutil.Process(first.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
+    assert len(workers) == 1
+    workers[0].kill()
+    heard(first, r"going on after epoch [1-8] of 9")
+    heard(first, r"epoch +[4-8] of 9 +loss")
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    second = start("train", job, "--json")
+    answer, story = second.communicate(timeout=300)
+    assert second.returncode == 0, story
+    assert re.search(r"going on after epoch [3-8] of 9", story)
+    report = json.loads(answer)
+    assert [entry["epoch"] for entry in report["history"]] == list(range(1, 10))
+    assert report["digest"] == undisturbed_digest(content, tmp_path / "undisturbed")
+    kept = {"model.json", "weights.safetensors", "history.json", "training.json", "evaluation.json", "report.html"}
+    assert {path.name for path in out.iterdir()} == kept | {"tensorboard"}
+
+
+def test_two_workers_train_together_into_a_bucket_and_the_same_command_finds_it_done(
+    start: Start, boxes: Path, tmp_path: Path, s3: S3Server, bucket: str
+) -> None:
+    if available_cores() < 2:
+        pytest.skip("needs two cores: each worker asks for one")
+    content = detection_job(boxes, Path("unused"))
+    content["output"]["uri"] = f"s3://{bucket}/models/boxes"
+    content["compute"]["workers"] = 2
+    job = written(tmp_path / "job.yaml", content)
+    first = start("train", job, "--json")
+    answer, story = first.communicate(timeout=300)
+    assert first.returncode == 0, story
+    report = json.loads(answer)
+    assert len(report["history"]) == 2
+    assert "AP" in report["metrics"]
+    from batchtag import models
+
+    card = models.prepare(CheckpointSpec(uri=content["output"]["uri"]))
+    assert [label for label in card.labels if label] == ["blue", "red"]
+    second = start("train", job, "--json")
+    answer, story = second.communicate(timeout=120)
+    assert second.returncode == 0, story
+    assert "is trained already" in story
+    assert json.loads(answer)["digest"] == report["digest"]
+
+
+def test_what_cannot_be_trained_is_one_line_and_no_traceback(start: Start, colours: Path, tmp_path: Path) -> None:
+    """All at once, side by side, because each takes seconds: none of them gets as far as Ray's workers."""
+
+    def changed(name: str, **sections: dict[str, Any]) -> str:
+        content = classification_job(colours, tmp_path / name)
+        for section, said in sections.items():
+            content[section] = content[section] | said
+        return written(tmp_path / f"{name}.yaml", content)
+
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "model.json").write_text("{}")
+    broken = draw_classes(tmp_path / "broken", num_images=3)
+    (broken / "green").mkdir()
+    commands = {
+        changed("builder", network={"architecture": "resnet19"}): (
+            2,
+            "no detection or classification builder 'resnet19'",
+        ),
+        changed("task", network={"architecture": "fasterrcnn_small_fpn"}): (2, "which can detect, and the labelled"),
+        changed("taken"): (1, "holds a checkpoint that no training left here"),
+        changed("data", data={"train": {"kind": "folders", "uri": str(broken)}}): (
+            2,
+            "the class 'green' has no example",
+        ),
+        changed("key", train={"epoch": 3}): (2, "train.epoch is not a key of a job; did you mean 'epochs'?"),
+        str(tmp_path / "none.yaml"): (2, "cannot be read"),
+    }
+    running = {job: start("train", job) for job in commands}
+    for job, (code, line) in commands.items():
+        _, story = running[job].communicate(timeout=300)
+        assert (running[job].returncode, "Traceback" in story) == (code, False), story
+        assert line in story
