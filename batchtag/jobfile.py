@@ -29,7 +29,7 @@ _Loc = tuple[int | str, ...]
 
 _KINDS = {
     "a tagging job": ({"source", "models"}, "batchtag run"),
-    "a training job": ({"data", "train"}, "batchtag train"),
+    "a training job": ({"data"}, "batchtag train"),
 }
 """What a kind of job is called, the keys that tell it, and the command that takes it."""
 

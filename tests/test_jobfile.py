@@ -148,12 +148,12 @@ def test_a_tagging_job_given_to_training_is_told_where_it_belongs_and_the_other_
     (line,) = mistakes(tagging)
     assert line == (
         "is a tagging job (it has models and source): give it to `batchtag run`. "
-        "`batchtag train` takes a training job, which has data and train"
+        "`batchtag train` takes a training job, which has data"
     )
     with pytest.raises(JobFileError) as caught:
         make_spec({"version": 1, "data": DATA, "train": {}, "output": {}}, origin="job.yaml")
     assert caught.value.message == (
-        "job.yaml: is a training job (it has data and train): give it to `batchtag train`. "
+        "job.yaml: is a training job (it has data): give it to `batchtag train`. "
         "`batchtag run` takes a tagging job, which has models and source"
     )
 

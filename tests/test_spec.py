@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from batchtag.errors import JobFileError
+from batchtag.jobfile import parse, read_job_file
 from batchtag.models.spec import CropsOf
 from batchtag.spec import JobSpec, load_spec, make_spec, parse_model
+from batchtag.training.spec import TrainSpec
 
 SMALLEST = """
 version: 1
@@ -255,10 +257,17 @@ def test_a_spec_does_not_change_after_reading(write: Any) -> None:
         spec.max_failure_rate = 1.0
 
 
-JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
+JOBS = sorted(Path(__file__).parents[1].glob("jobs/*.yaml"))
+TRAININGS = [*(path for path in JOBS if path.name.startswith("train-")), *sorted(JOBS[0].parent.glob("demo/*.yaml"))]
 
 
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted({*JOBS} - {*TRAININGS}), ids=lambda path: path.name)
 def test_every_job_we_ship_loads_and_says_who_runs_it(path: Path) -> None:
     assert load_spec(path).version == 1
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.name)
+def test_every_training_job_we_ship_loads_and_says_who_runs_it(path: Path) -> None:
+    assert parse(TrainSpec, read_job_file(path), origin=str(path)).version == 1
     assert path.read_text().startswith("# ")

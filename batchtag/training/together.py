@@ -24,25 +24,12 @@ from torch import nn
 
 from batchtag.errors import BatchtagError
 from batchtag.storage import scheme_of
+from batchtag.training.board import Board
 from batchtag.training.plan import News, Node, TrainPlan
 from batchtag.training.spec import STATES
 from batchtag.training.worker import Place, Worker
 
 _STEP_EVERY_S = 0.5
-
-
-class Board:
-    """Where the first worker writes what happened, and the driver reads it. An actor that needs no core."""
-
-    def __init__(self) -> None:
-        self._news: list[News] = []
-
-    def tell(self, news: News) -> None:
-        self._news.append(news)
-
-    def since(self, number: int) -> list[News]:
-        """All but the first `number`."""
-        return self._news[number:]
 
 
 def make_board() -> Any:

@@ -7,7 +7,7 @@ one it was shown), and a detector's is sharpened until a few boxes a picture are
 Time per picture is that of published weights; accuracy means nothing. Published ones need a network, these none.
 
 A random network is also chaotic: other noise of +-1 in a fifth of the pixels moved the features of the FPN by 12 %, and
-no box of one was a box of the other. Trained ones are smooth, so the kernels are made smooth (0.5 %, and 7 boxes of 10).
+no box was found again. Trained ones are smooth, so the kernels are made smooth: 0.5 %, and 7 boxes of 10 found again.
 That is still less forgiving than trained weights: what pads or decodes otherwise (`model(list)`, Daft) shows it.
 """
 

@@ -115,7 +115,7 @@ def test_two_workers_train_together_into_a_bucket_and_the_same_command_finds_it_
     if available_cores() < 2:
         pytest.skip("needs two cores: each worker asks for one")
     content = detection_job(boxes, Path("unused"))
-    content["output"]["uri"] = f"s3://{bucket}/models/boxes"
+    content["output"] = {"uri": f"{bucket}/models/boxes", "storage_options": s3.storage_options}
     content["compute"]["workers"] = 2
     job = written(tmp_path / "job.yaml", content)
     first = start("train", job, "--json")
@@ -126,7 +126,7 @@ def test_two_workers_train_together_into_a_bucket_and_the_same_command_finds_it_
     assert "AP" in report["metrics"]
     from batchtag import models
 
-    card = models.prepare(CheckpointSpec(uri=content["output"]["uri"]))
+    card = models.prepare(CheckpointSpec(**content["output"]))
     assert [label for label in card.labels if label] == ["blue", "red"]
     second = start("train", job, "--json")
     answer, story = second.communicate(timeout=120)
@@ -153,11 +153,14 @@ def test_what_cannot_be_trained_is_one_line_and_no_traceback(start: Start, colou
             2,
             "no detection or classification builder 'resnet19'",
         ),
-        changed("task", network={"architecture": "fasterrcnn_small_fpn"}): (2, "which can detect, and the labelled"),
+        changed("task", network={"architecture": "fasterrcnn_small_fpn"}): (
+            2,
+            "cannot be said of a detector, and fasterrcnn_small_fpn is one",
+        ),
         changed("taken"): (1, "holds a checkpoint that no training left here"),
         changed("data", data={"train": {"kind": "folders", "uri": str(broken)}}): (
             2,
-            "the class 'green' has no example",
+            "empty_class (fail): 1",
         ),
         changed("key", train={"epoch": 3}): (2, "train.epoch is not a key of a job; did you mean 'epochs'?"),
         str(tmp_path / "none.yaml"): (2, "cannot be read"),
