@@ -175,7 +175,7 @@ class _Training:
         return Evaluation(
             model=self._out.rsplit("/", 1)[-1],
             digest=report.digest,
-            data=f"{report.num_val:,} pictures that were not trained on",
+            data="its validation data",
             data_digest=data_digest(data.val),
             truth=data.val,
             score=score,

@@ -135,38 +135,39 @@ def test_two_workers_train_together_into_a_bucket_and_the_same_command_finds_it_
     assert json.loads(answer)["digest"] == report["digest"]
 
 
-def test_what_cannot_be_trained_is_one_line_and_no_traceback(start: Start, colours: Path, tmp_path: Path) -> None:
-    """All at once, side by side, because each takes seconds: none of them gets as far as Ray's workers."""
+@pytest.mark.parametrize(
+    ("sections", "code", "line"),
+    [
+        ({"network": {"architecture": "resnet19"}}, 2, "no detection or classification builder 'resnet19'"),
+        ({"network": {"architecture": "fasterrcnn_small_fpn"}}, 2, "cannot be said of a detector"),
+        ({"network": {"arguments": {"width": 3}}}, 1, "resnet18 cannot be built with {'width': 3}"),
+        ({"train": {"epoch": 3}}, 2, "train.epoch is not a key of a job; did you mean 'epochs'?"),
+        ({"output": {"uri": "taken"}}, 1, "holds a checkpoint that no training left here"),
+    ],
+    ids=["builder", "task", "arguments", "key", "taken"],
+)
+def test_what_cannot_be_trained_is_one_line_before_ray_is_started(
+    sections: dict[str, dict[str, Any]],
+    code: int,
+    line: str,
+    colours: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from batchtag.cli import main
 
-    def changed(name: str, **sections: dict[str, Any]) -> str:
-        content = classification_job(colours, tmp_path / name)
-        for section, said in sections.items():
-            content[section] = content[section] | said
-        return written(tmp_path / f"{name}.yaml", content)
-
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "model.json").write_text("{}")
-    broken = draw_classes(tmp_path / "broken", num_images=3)
-    (broken / "green").mkdir()
-    commands = {
-        changed("builder", network={"architecture": "resnet19"}): (
-            2,
-            "no detection or classification builder 'resnet19'",
-        ),
-        changed("task", network={"architecture": "fasterrcnn_small_fpn"}): (
-            2,
-            "cannot be said of a detector, and fasterrcnn_small_fpn is one",
-        ),
-        changed("taken"): (1, "holds a checkpoint that no training left here"),
-        changed("data", data={"train": {"kind": "folders", "uri": str(broken)}}): (
-            2,
-            "empty_class (fail): 1",
-        ),
-        changed("key", train={"epoch": 3}): (2, "train.epoch is not a key of a job; did you mean 'epochs'?"),
-        str(tmp_path / "none.yaml"): (2, "cannot be read"),
-    }
-    running = {job: start("train", job) for job in commands}
-    for job, (code, line) in commands.items():
-        _, story = running[job].communicate(timeout=300)
-        assert (running[job].returncode, "Traceback" in story) == (code, False), story
-        assert line in story
+    content = classification_job(colours, tmp_path / "out")
+    content["network"]["architecture"] = "resnet18"
+    for section, said in sections.items():
+        content[section] = content[section] | said
+    monkeypatch.setattr(sys, "argv", ["batchtag", "train", written(tmp_path / "job.yaml", content)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    story = capsys.readouterr().err
+    assert (ended.value.code, "starting Ray" in story) == (code, False)
+    (last,) = [said for said in story.splitlines() if said.startswith("batchtag: ")]
+    assert line in last
