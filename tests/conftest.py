@@ -10,6 +10,8 @@ import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # read when Ray is imported: the suite's own cluster listens on the loopback
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+# Ray runs its workers at nice 15; beside other work on the same cores they would hardly run at all.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from tests.s3server import bucket, s3
 
