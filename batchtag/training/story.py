@@ -59,6 +59,10 @@ class TrainingStory:
         self._began = (self._clock(), float(news["epochs_done"]))
         if news["epochs_done"]:
             self._progress.say(f"going on after epoch {news['epochs_done']} of {self._epochs}")
+        elif news["num_taken"]:
+            parts = sorted({name.rpartition(".")[0] for name in news["left"]})
+            new = f"; new are {', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''}" if parts else ""
+            self._progress.say(f"{news['num_taken']:,} tensors come from the weights it starts from{new}")
 
     def _step(self, news: News) -> str:
         done = news["epoch"] - 1 + news["step"] / news["steps"]

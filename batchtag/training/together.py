@@ -99,9 +99,8 @@ def final(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return f"the memory of the GPU is too small; lower train.batch_size or the input's size ({error})"
     if isinstance(error, (BatchtagError, FloatingPointError)):
-        last = (
-            str(error).strip().splitlines()[-1]
-        )  # a loader's error comes with its traceback, and ends with what it is
+        # A loader's error comes with its traceback, and ends with what it is.
+        last = str(error).strip().splitlines()[-1]
         return last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
     return ""
 
@@ -116,7 +115,8 @@ def _train(config: dict[str, Any]) -> None:
     if found is not None:
         with found.as_directory() as folder:
             worker.go_on_from(Path(folder))
-    tell({"kind": "begin", "epochs_done": worker.state.epochs_done, "history": worker.state.history})
+    begin = {"epochs_done": worker.state.epochs_done, "history": worker.state.history}
+    tell({"kind": "begin", **begin, "num_taken": len(worker.made.taken), "left": worker.made.left})
     while not worker.state.is_over:
         worker.epoch()
         _report(worker, place)
