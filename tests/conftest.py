@@ -14,8 +14,9 @@ os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 from tests.s3server import bucket, s3
+from tests.started import start
 
-__all__ = ["bucket", "s3"]
+__all__ = ["bucket", "s3", "start"]
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +13,7 @@ import yaml
 
 from tests.line.test_line import draw, sql
 from tests.s3server import S3Server
+from tests.started import Start
 
 NUM_IMAGES = 400
 
@@ -33,30 +31,6 @@ def job(tmp_path: Path) -> Path:
     }
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-@pytest.fixture
-def start() -> Iterator[object]:
-    """Start `batchtag ...`; whatever still runs at the end of the test is ended by its process id."""
-    started: list[subprocess.Popen[str]] = []
-
-    def batchtag(*words: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from batchtag.cli import main; main()", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"},
-        )
-        started.append(process)
-        return process
-
-    yield batchtag
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def num_parts(out: Path) -> int:
@@ -102,8 +76,8 @@ def wait_for_actors(process: subprocess.Popen[str]) -> list[psutil.Process]:
     pytest.fail("no actor within a minute")
 
 
-def test_ctrl_c_keeps_what_is_committed_says_how_to_go_on_and_leaves_no_process(  # type: ignore[no-untyped-def]
-    job: Path, start, tmp_path: Path
+def test_ctrl_c_keeps_what_is_committed_says_how_to_go_on_and_leaves_no_process(
+    job: Path, start: Start, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     first = start("run", str(job))
@@ -124,7 +98,7 @@ def test_ctrl_c_keeps_what_is_committed_says_how_to_go_on_and_leaves_no_process(
     assert start("verify", str(out)).wait() == 0
 
 
-def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(job: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(job: Path, start: Start, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = start("run", str(job))
     wait_for_parts(first, out, at_least=2)
@@ -146,8 +120,8 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(job: Path, s
     assert found == [(NUM_IMAGES, NUM_IMAGES, NUM_IMAGES, 2)]
 
 
-def test_a_bucket_is_tagged_with_what_the_environment_knows_of_it(  # type: ignore[no-untyped-def]
-    start, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bucket_is_tagged_with_what_the_environment_knows_of_it(
+    start: Start, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)

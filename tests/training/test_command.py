@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +21,9 @@ from batchtag.training.plan import plan_training
 from batchtag.training.spec import TrainSpec, with_absolute_uris
 from batchtag.training.worker import Place, Worker
 from tests.s3server import S3Server
+from tests.started import Start
 
 from .conftest import classification_job, data_of, detection_job, draw_classes
-
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start `batchtag ...`; whatever still runs at the end of the test is ended by its process id."""
-    started: list[subprocess.Popen[str]] = []
-
-    def batchtag(*words: str) -> subprocess.Popen[str]:
-        hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from batchtag.cli import main; main()", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name not in hidden},
-        )
-        started.append(process)
-        return process
-
-    yield batchtag
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def written(path: Path, content: dict[str, Any]) -> str:
