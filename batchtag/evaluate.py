@@ -27,6 +27,7 @@ from batchtag.errors import UsageError
 from batchtag.evaluation import Evaluation
 from batchtag.identity import read_job
 from batchtag.layout import Layout
+from batchtag.models.runtime import Runtime, engine_on
 from batchtag.models.spec import ModelSpec, Task, model_name
 from batchtag.predict import predict
 from batchtag.processes import available_cores
@@ -105,7 +106,7 @@ def evaluate_model(spec: ModelSpec, truth: Dataset, *, data: str, device: str = 
     if truth.task == "classify":
         floor, most = 0.0, len(card.labels)
     asked = spec.model_copy(update={"score_floor": floor, "max_tags": most})
-    model = models.load(asked, device=checked_device(device))
+    model = models.load(asked, runtime=_runtime(checked_device(device)))
     total = len(truth.images)
     outcomes = predict(
         [image.uri for image in truth.images],
@@ -258,6 +259,11 @@ def checked_device(asked: str) -> str:
     if asked == "cuda" and not has_gpu:
         raise UsageError("the device is 'cuda', and torch finds no GPU here; leave it out, or say cpu")
     return asked
+
+
+def _runtime(device: str) -> Runtime:
+    """As a run on this machine would have it."""
+    return Runtime(device=device, engine=engine_on(device), threads=available_cores())
 
 
 def _pictures_told(told: Told) -> Callable[[int, int], None]:

@@ -86,8 +86,8 @@ class TagBundles:
     """The actor of the pool: a `Worker` behind Ray Data's calling convention."""
 
     def __init__(self, plan: WorkPlan, monitor: Any) -> None:
-        # Ray sets this to the actor's share of the CPUs; on a machine of its own the models may use all cores.
-        os.environ["OMP_NUM_THREADS"] = str(plan.compute_threads)
+        # Ray sets this to the actor's share of the CPUs; the models have threads of their own, one a core.
+        os.environ["OMP_NUM_THREADS"] = "1"
         self._worker = Worker(plan, _RemoteMonitor(monitor))
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchtag.errors import UsageError
+from batchtag.models.runtime import Engine, engine_on
 from batchtag.records import ModelCard
 from batchtag.spec import ComputeSpec
 
@@ -44,6 +45,7 @@ class Placement:
     """The numbers of one run. `reason` says them to a person, in one line."""
 
     device: str
+    engine: Engine
     actors: int
     cpus_per_actor: float
     gpus_per_actor: float
@@ -79,17 +81,19 @@ def place(compute: ComputeSpec, machines: Sequence[Machine]) -> Placement:
             "lower compute.actors or compute.cpus_per_actor"
         )
     cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, per_gpu=per_gpu)
+    engine = engine_on(device, asked=compute.engine)
     decode_threads = cores if compute.decode_threads == "auto" else compute.decode_threads
     slab = (GPU_SLAB if device == "cuda" else CPU_SLAB) if compute.batch_size == "auto" else compute.batch_size
     return Placement(
         device=device,
+        engine=engine,
         actors=actors,
         cpus_per_actor=per_actor,
         gpus_per_actor=float(per_gpu),
         compute_threads=cores,
         decode_threads=decode_threads,
         slab_images=slab,
-        reason=f"{actors} worker{'s' * (actors > 1)} on {device}, {per_actor:g} of {cpus:g} CPUs each, "
+        reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs each, "
         f"{decode_threads} decode threads, slabs of {slab}",
     )
 

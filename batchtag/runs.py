@@ -38,6 +38,7 @@ from batchtag.index import Index, freeze_index, read_index
 from batchtag.layout import Layout
 from batchtag.lease import Lease
 from batchtag.ledger import Totals, bundles_left, committed_parts, remove_debris, totals_of
+from batchtag.models.runtime import Runtime
 from batchtag.models.spec import CropsOf
 from batchtag.places import check_places
 from batchtag.processes import ignore_signals, stop_signals
@@ -274,8 +275,7 @@ class _Run:
             models=tuple(spec.models),
             cards=cards,
             stream=stream,
-            device=place.device,
-            compute_threads=place.compute_threads,
+            runtime=Runtime(device=place.device, engine=place.engine, threads=place.compute_threads),
         )
 
     def _reconcile(self, index: Index) -> None:

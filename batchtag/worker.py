@@ -23,6 +23,7 @@ from batchtag.index import read_bundle
 from batchtag.layout import Layout
 from batchtag.lease import check_lease
 from batchtag.look import DeviceLost, Sight, look
+from batchtag.models.runtime import Runtime
 from batchtag.models.spec import ModelSpec
 from batchtag.monitor import NOWHERE, Counters, Start, WorkerFigures, copy_of
 from batchtag.outputs import PartWriter
@@ -48,8 +49,7 @@ class WorkPlan:
     models: tuple[ModelSpec, ...]
     cards: tuple[ModelCard, ...]
     stream: StreamPlan
-    device: str
-    compute_threads: int
+    runtime: Runtime
 
 
 class MonitorLine(Protocol):
@@ -204,7 +204,7 @@ class Worker:
 def _load_models(plan: WorkPlan) -> list[tuple[ModelCard, models.Model]]:
     loaded = []
     for spec, card in zip(plan.models, plan.cards, strict=True):
-        model = models.load(spec, device=plan.device)
+        model = models.load(spec, runtime=plan.runtime)
         if model.card.digest != card.digest:
             raise ModelError(
                 f"{card.name} has digest {model.card.digest} on this worker and {card.digest} where the run began; "

@@ -106,8 +106,11 @@ def test_a_job_that_can_never_be_placed_is_refused(asked: ComputeSpec, machines:
 
 
 def test_the_reason_says_the_numbers_to_a_person() -> None:
-    assert place(AUTO, [node(2)]).reason == "1 worker on cpu, 1 of 2 CPUs each, 2 decode threads, slabs of 16"
-    assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda, 7 of 64 CPUs each")
+    on_torch = ComputeSpec(engine="torch")
+    assert (
+        place(on_torch, [node(2)]).reason == "1 worker on cpu (torch), 1 of 2 CPUs each, 2 decode threads, slabs of 16"
+    )
+    assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda (torch), 7 of 64 CPUs each")
 
 
 @pytest.mark.parametrize("num_images", [1, 100, 10_000, 131_072])

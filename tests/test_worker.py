@@ -58,8 +58,7 @@ class Run:
             models=(SPEC,),
             cards=(card,),
             stream=stream,
-            device="cpu",
-            compute_threads=1,
+            runtime=models.Runtime(),
         )
 
     def rows(self, table: str, bundle: Bundle) -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from typing import Protocol, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from batchtag.models.runtime import Runtime
 from batchtag.models.spec import CheckpointSpec, ConstantSpec, ModelSpec, TorchvisionSpec
 from batchtag.records import ModelCard, Prediction
 
-__all__ = ["Model", "load", "prepare"]
+__all__ = ["Model", "Runtime", "load", "prepare"]
+ON_CPU = Runtime()
 
 
 class Model(Protocol):
@@ -57,20 +59,17 @@ def prepare(spec: ModelSpec) -> ModelCard:
             assert_never(spec)
 
 
-def load(spec: ModelSpec, *, device: str, batch_size: int | None = None) -> Model:
-    """The model, ready on `device` ("cpu", "cuda"). Runs in the worker; fetches the weights if this node lacks them.
-
-    `batch_size` is how many images share a forward pass; by default what suits the device.
-    """
+def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:
+    """The model, ready to look. Runs in the worker; fetches the weights if this node lacks them."""
     match spec:
         case TorchvisionSpec():
             from batchtag.models import torchvision
 
-            return torchvision.load(spec, device=device, batch_size=batch_size)
+            return torchvision.load(spec, runtime=runtime)
         case CheckpointSpec():
             from batchtag.models import checkpoint
 
-            return checkpoint.load(spec, device=device, batch_size=batch_size)
+            return checkpoint.load(spec, runtime=runtime)
         case ConstantSpec():
             from batchtag.models import constant
 

@@ -30,6 +30,7 @@ from batchtag.models import architectures
 from batchtag.models.cards import digest_of, make_card, most_tags, tag_labels
 from batchtag.models.classifier import Classifier, Preprocessing
 from batchtag.models.detector import Detector
+from batchtag.models.runtime import Runtime
 from batchtag.models.spec import CheckpointSpec, Task
 from batchtag.models.weights import cache_folder, check_file, fetch_file
 from batchtag.records import ModelCard
@@ -186,21 +187,20 @@ def prepare(spec: CheckpointSpec) -> ModelCard:
     return _card(spec, described)
 
 
-def load(spec: CheckpointSpec, *, device: str, batch_size: int | None = None) -> Detector | Classifier:
-    """The model on `device`, in float32 also where its weights are stored in float16."""
+def load(spec: CheckpointSpec, *, runtime: Runtime) -> Detector | Classifier:
+    """The model, ready to look, in float32 also where its weights are stored in float16."""
     described = _read(spec)
     network = _network(spec, described)
     card = _card(spec, described)
     if isinstance(described, DetectorFile):
-        return Detector(network, card=card, device=device, batch_size=batch_size)
+        return Detector(network, card=card, runtime=runtime)
     return Classifier(
         network,
         card=card,
         preprocessing=Preprocessing(**described.preprocessing.model_dump()),
         score_floor=spec.score_floor,
         max_tags=most_tags(spec, task=described.task),
-        device=device,
-        batch_size=batch_size,
+        runtime=runtime,
     )
 
 

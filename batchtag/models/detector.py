@@ -2,8 +2,9 @@
 
 torchvision pads a batch to its largest member, and anchors, padding and borders follow: the same photo gives other
 boxes beside a panorama. So a forward pass holds only images that come to the same padded shape alone; photos of one
-camera share it, and an odd one runs by itself. The network does its own resizing, on the device. Its memory layout is
-the default: channels-last gained nothing on two cores (12.8 s and 13.1 s for two photos, resnet50_fpn_v2).
+camera share it, and an odd one runs by itself; on CPUs each does, as many at a time as there are threads. The network
+does its own resizing, on the device. Its memory layout is the default: channels-last gained nothing on two cores (12.8
+and 13.1 s for two photos, resnet50_fpn_v2).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from batchtag.models.openvino import compile_detector
 from batchtag.models.pixels import to_device
+from batchtag.models.runtime import Lanes, Runtime
 from batchtag.records import ModelCard, Prediction
 
 _HEADS_WITHOUT_BOXES = (
@@ -27,20 +30,26 @@ _HEADS_WITHOUT_BOXES = (
 
 
 class Detector:
-    """Runs in the worker. `batch_size` images at most share a forward pass."""
+    """Runs in the worker. The network becomes this detector's own: parts of it may be replaced."""
 
-    def __init__(self, network: nn.Module, *, card: ModelCard, device: str, batch_size: int | None = None) -> None:
+    def __init__(self, network: nn.Module, *, card: ModelCard, runtime: Runtime) -> None:
         self.card = card
-        self.batch_size = batch_size or (16 if device.startswith("cuda") else 4)
-        self._device = torch.device(device)
+        alone = runtime.has_lanes or runtime.engine == "openvino"
+        self.batch_size = 1 if alone else runtime.batch_size or (16 if runtime.on_gpu else 4)
+        self._device = torch.device(runtime.device)
         self._network: Any = only_boxes(network).eval().to(self._device)
+        if runtime.engine == "openvino":
+            compile_detector(self._network, threads=runtime.threads)
+        self._lanes = Lanes(runtime)
         self._is_tag = np.array([label != "" for label in card.labels])
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         shapes = [padded_shape(self._network.transform, *image.shape[:2]) for image in images]
-        answers: dict[int, Prediction] = {}
-        for batch in batches_of_one_shape(shapes, self.batch_size):
-            answers.update(zip(batch, self._forward([images[i] for i in batch]), strict=True))
+        batches = list(batches_of_one_shape(shapes, self.batch_size))
+        predictions = self._lanes.map(lambda batch: self._forward([images[i] for i in batch]), batches)
+        answers = {
+            i: one for batch, some in zip(batches, predictions, strict=True) for i, one in zip(batch, some, strict=True)
+        }
         return [answers[i] for i in range(len(images))]
 
     def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:

@@ -20,6 +20,7 @@ from batchtag.models import architectures
 from batchtag.models.cards import make_card, most_tags, tag_labels
 from batchtag.models.classifier import Classifier, Preprocessing
 from batchtag.models.detector import Detector
+from batchtag.models.runtime import Runtime
 from batchtag.models.spec import Task, TorchvisionSpec
 from batchtag.models.weights import cache_folder, fetch_weights, file_name, load_weights, sha256_prefix
 from batchtag.records import ModelCard
@@ -36,21 +37,20 @@ def prepare(spec: TorchvisionSpec) -> ModelCard:
     return card
 
 
-def load(spec: TorchvisionSpec, *, device: str, batch_size: int | None = None) -> Detector | Classifier:
-    """The model on `device`. `batch_size` is how many images share a forward pass, by default what suits the device."""
+def load(spec: TorchvisionSpec, *, runtime: Runtime) -> Detector | Classifier:
+    """The model, ready to look."""
     task = architectures.task_of(spec.builder, asked=spec.task)
     card = _card(spec)
     network = _network(spec, task=task)
     if task == "detect":
-        return Detector(network, card=card, device=device, batch_size=batch_size)
+        return Detector(network, card=card, runtime=runtime)
     return Classifier(
         network,
         card=card,
         preprocessing=_preprocessing(spec),
         score_floor=spec.score_floor,
         max_tags=most_tags(spec, task=task),
-        device=device,
-        batch_size=batch_size,
+        runtime=runtime,
     )
 
 

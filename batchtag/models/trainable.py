@@ -24,6 +24,7 @@ from batchtag.models.cards import make_card, tag_labels
 from batchtag.models.checkpoint import save_checkpoint
 from batchtag.models.classifier import Classifier, Preprocessing
 from batchtag.models.detector import Detector, only_boxes
+from batchtag.models.runtime import Runtime
 from batchtag.models.spec import CheckpointSpec, Task, TorchvisionSpec
 from batchtag.records import InputNeed, ModelCard
 
@@ -112,6 +113,7 @@ class Trainable:
         network.requires_grad_(False)
         is_detector = self.task == "detect"
         floor, most = (0.05, _MAX_TAGS_DETECTOR) if is_detector else (0.0, len(self.labels))
+        runtime = Runtime(device=device, batch_size=batch_size)
         card = make_card(
             CheckpointSpec(uri="training", score_floor=floor, max_tags=most),
             task=self.task,
@@ -122,7 +124,7 @@ class Trainable:
         if is_detector:
             if "min_size" in self.preprocessing:
                 network.transform.min_size = (self.preprocessing["min_size"],)  # type: ignore[union-attr]
-            return card, Detector(network, card=card, device=device, batch_size=batch_size)
+            return card, Detector(network, card=card, runtime=runtime)
         preprocessing = Preprocessing(**self.preprocessing)
         return card, Classifier(
             network,
@@ -130,8 +132,7 @@ class Trainable:
             preprocessing=preprocessing,
             score_floor=floor,
             max_tags=most,
-            device=device,
-            batch_size=batch_size,
+            runtime=runtime,
         )
 
     def save(

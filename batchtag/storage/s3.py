@@ -20,6 +20,7 @@ from batchtag.storage.ranges import open_ranged
 from batchtag.storage.retry import READS, RetryPolicy
 from batchtag.storage.s3client import S3Client, as_it_is
 from batchtag.storage.s3listing import S3Listing, etag_of, listed, parts_of
+from batchtag.storage.s3quick import QuickReads
 from batchtag.storage.trouble import cut_short, no_object, short_body, too_large
 
 _shared: dict[tuple[int, str], S3Store] = {}
@@ -29,8 +30,11 @@ _shared_lock = threading.Lock()
 class S3Store:
     """One S3 service with one set of credentials as a `Store`. Holds connections: one a process, see `shared`."""
 
-    def __init__(self, options: Mapping[str, Any], *, list_policy: RetryPolicy = READS) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], *, list_policy: RetryPolicy = READS, reads_quickly: bool = True
+    ) -> None:
         self._client = S3Client(options)
+        self._quick = QuickReads(self._client.way_to if reads_quickly else lambda bucket: None)
         self._list_policy = list_policy
 
     @classmethod
@@ -47,13 +51,21 @@ class S3Store:
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_etag: str = "") -> Blob:
         bucket, key = _object(uri)
+        blob = self._quick.read(bucket, key, max_bytes=max_bytes, if_etag=if_etag)
+        if blob is not None:
+            return blob
         get = partial(_body, uri=uri, max_bytes=max_bytes)
-        return self._client.call("get_object", uri=uri, bucket=bucket, use=get, Key=key, **_if_match(if_etag))
+        blob = self._client.call("get_object", uri=uri, bucket=bucket, use=get, Key=key, **_if_match(if_etag))
+        self._quick.could(bucket, key)
+        return blob
 
     def read_range(self, uri: str, offset_bytes: int, size_bytes: int, *, if_etag: str = "") -> Blob:
         if size_bytes == 0:
             return Blob(data=b"", etag=if_etag)
         bucket, key = _object(uri)
+        quick = self._quick.read(bucket, key, span=(offset_bytes, offset_bytes + size_bytes), if_etag=if_etag)
+        if quick is not None:
+            return quick
         span = f"bytes={offset_bytes}-{offset_bytes + size_bytes - 1}"
         get = partial(_body, uri=uri, max_bytes=size_bytes)
         blob = self._client.call(
@@ -61,6 +73,7 @@ class S3Store:
         )
         if len(blob.data) != size_bytes:
             raise cut_short(uri, offset_bytes, size_bytes, offset_bytes + len(blob.data))
+        self._quick.could(bucket, key)
         return blob
 
     def stat(self, uri: str) -> ListedImage:

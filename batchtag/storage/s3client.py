@@ -8,6 +8,7 @@ for a kept connection that turns out closed.) Coroutines run on s3fs's event loo
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,7 @@ from botocore.parsers import ResponseParserError
 
 from batchtag.errors import StorageError
 from batchtag.storage.s3errors import TROUBLE, explain
+from batchtag.storage.s3quick import Way
 from batchtag.storage.secrets import scrubbed
 
 T = TypeVar("T")
@@ -63,6 +65,40 @@ class S3Client:
             raise scrubbed(error, self.options) from error.__cause__
         except TROUBLE as error:
             raise scrubbed(explain(uri, bucket, error), self.options) from error
+
+    def way_to(self, bucket: str) -> Way | None:
+        """How objects of a bucket are asked for; None if requests need more than an address and a signature."""
+        try:
+            return asyncio.run_coroutine_threadsafe(self._way_to(bucket), self._fs.loop).result()
+        except (StorageError, AttributeError, *TROUBLE):
+            return None  # whoever reads will say what is wrong
+
+    async def _way_to(self, bucket: str) -> Way | None:
+        await self._connect()
+        client = await self._fs.get_s3(bucket)
+        extra = self._fs._get_s3_method_kwargs(client.get_object, Bucket=bucket, Key="x")
+        config = client.meta.config
+        own_tls = (
+            self._fs.client_kwargs.get("verify") is not None or config.client_cert or "AWS_CA_BUNDLE" in os.environ
+        )
+        url: str = await client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "x"})
+        if set(extra) != {"Bucket", "Key"} or (own_tls and url.startswith("https:")) or config.proxies:
+            return None
+        found = client._request_signer._credentials
+
+        def ask() -> tuple[str, str, str | None]:
+            asking = asyncio.run_coroutine_threadsafe(found.get_frozen_credentials(), self._fs.loop)
+            frozen = asking.result(TOTAL_TIMEOUT_S)
+            return frozen.access_key, frozen.secret_key, frozen.token
+
+        return Way(
+            url_of_x=url,
+            region=client.meta.region_name,
+            signature=config.signature_version,
+            ask=ask,
+            connect_timeout_s=config.connect_timeout,
+            read_timeout_s=config.read_timeout,
+        )
 
     async def _request(
         self, method: str, bucket: str, use: Callable[[dict[str, Any]], Awaitable[T]], arguments: dict[str, Any]

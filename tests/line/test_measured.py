@@ -107,7 +107,7 @@ def half_of_what_it_finds(folder: Path) -> dict[str, Any]:
     spec = CheckpointSpec(uri=str(folder / "detector"))
     card = models.prepare(spec)
     uris = sorted(str(path) for path in (folder / "val").rglob("*.jpg"))
-    outcomes = predict(uris, [(card, models.load(spec, device="cpu"))])
+    outcomes = predict(uris, [(card, models.load(spec))])
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (uri, outcome) in enumerate(zip(uris, outcomes, strict=True), start=1):

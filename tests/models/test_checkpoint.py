@@ -60,7 +60,7 @@ def test_a_classifier_says_what_the_saved_network_said(
 
     save(tmp_path / "kinds", network)
     spec = CheckpointSpec(uri=str(tmp_path / "kinds"), score_floor=0.0)
-    ours = load(spec, device="cpu").predict([image])[0]
+    ours = load(spec).predict([image])[0]
     transforms = ImageClassification(crop_size=64, resize_size=72, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     with torch.inference_mode():
         expected = network(transforms(torch.from_numpy(image).permute(2, 0, 1))[None]).softmax(1)[0]
@@ -87,7 +87,7 @@ def test_a_detector_keeps_its_size_and_its_thresholds_are_the_job_s(tmp_path: Pa
     card = prepare(spec)
     assert (card.need.mode, card.need.shorter_px, card.need.longer_px) == ("fit", 160, 256)
     assert card.labels == ("", "crate")
-    assert len(load(spec, device="cpu").predict([image])[0].scores) == 7
+    assert len(load(spec).predict([image])[0].scores) == 7
 
 
 def test_weights_stored_in_float16_are_computed_in_float32(
@@ -96,8 +96,7 @@ def test_weights_stored_in_float16_are_computed_in_float32(
     save(tmp_path / "full", network)
     save(tmp_path / "half", network, state_dict={name: one.half() for name, one in network.state_dict().items()})
     full, half = (
-        load(CheckpointSpec(uri=str(tmp_path / name), score_floor=0.0), device="cpu").predict([image])[0]
-        for name in ("full", "half")
+        load(CheckpointSpec(uri=str(tmp_path / name), score_floor=0.0)).predict([image])[0] for name in ("full", "half")
     )
     assert half.scores.dtype == np.float32
     np.testing.assert_allclose(half.scores, full.scores, atol=0.005)
@@ -110,7 +109,7 @@ def test_the_eps_of_batch_norms_travels_with_the_weights(tmp_path: Path) -> None
     """torchvision runs its first COCO detectors at 0.0, which no state dict tells; what is tuned from them needs it."""
     network = published.resnet18(weights=None, num_classes=3, norm_layer=FrozenBatchNorm2d)
     save(tmp_path, network, architecture="resnet18", batch_norm_eps=0.0)
-    model: Any = load(CheckpointSpec(uri=str(tmp_path)), device="cpu")
+    model: Any = load(CheckpointSpec(uri=str(tmp_path)))
     assert {one.eps for one in model._network.modules() if isinstance(one, nn.BatchNorm2d)} == {0.0}
 
 
@@ -180,7 +179,7 @@ def test_a_checkpoint_in_a_store_is_fetched_once_and_kept_by_its_hash(network: n
     spec = CheckpointSpec(uri=uri)
     card = prepare(spec)
     open_store(uri).delete(f"{uri}/weights.safetensors")
-    assert load(spec, device="cpu").card == card
+    assert load(spec).card == card
 
 
 def test_weights_of_another_checkpoint_are_noticed(tmp_path: Path, network: nn.Module) -> None:

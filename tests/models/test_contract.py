@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from torchvision import models as published
 
-from batchtag.models import Model, load, prepare
+from batchtag.models import Model, Runtime, load, prepare
 from batchtag.models.checkpoint import save_checkpoint
 from batchtag.models.spec import CheckpointSpec, ConstantSpec, CropsOf, ModelSpec, TorchvisionSpec
 from batchtag.records import Prediction
@@ -81,26 +82,31 @@ KINDS = [
 ]
 
 
+WAYS = {"torch": Runtime(batch_size=2), "openvino": Runtime(engine="openvino", threads=2, batch_size=2)}
+
+
 @dataclass(frozen=True)
 class Case:
     """A model and what it said, once, of all the odd images together."""
 
     spec: ModelSpec
+    runtime: Runtime
     model: Model
     together: list[Prediction]
     images_before: list[Pixels]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+@pytest.fixture(scope="module", params=itertools.product(KINDS, WAYS), ids=lambda case: f"{case[0].__name__}-{case[1]}")
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, odd_images: list[Pixels]) -> Case:
-    spec = request.param(tmp_path_factory.mktemp("checkpoint"))
-    model = load(spec, device="cpu", batch_size=2)
+    kind, way = request.param
+    spec = kind(tmp_path_factory.mktemp("checkpoint"))
+    model = load(spec, runtime=WAYS[way])
     before = [image.copy() for image in odd_images]
-    return Case(spec=spec, model=model, together=model.predict(odd_images), images_before=before)
+    return Case(spec=spec, runtime=WAYS[way], model=model, together=model.predict(odd_images), images_before=before)
 
 
 def again(case: Case, **changes: Any) -> Model:
-    return load(case.spec.model_copy(update=changes), device="cpu", batch_size=2)
+    return load(case.spec.model_copy(update=changes), runtime=case.runtime)
 
 
 def test_there_is_one_prediction_for_each_image_in_the_order_given(case: Case, odd_images: list[Pixels]) -> None:

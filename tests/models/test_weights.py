@@ -85,7 +85,7 @@ def test_published_weights_are_fetched_checked_and_become_the_network(
     spec = TorchvisionSpec(builder="tiny", score_floor=0.0)
     card = prepare(spec)
     assert card.labels == ("cat", "dog", "", "bird")
-    model = load(spec, device="cpu")
+    model = load(spec)
     torch.manual_seed(3)
     reference = network(None).eval()
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
@@ -107,7 +107,7 @@ def test_other_weights_give_another_digest(shop: Shop, register: Callable[[str],
 
 def test_the_enum_is_as_it_was_after_a_model_was_loaded(shop: Shop, register: Callable[[str], None]) -> None:
     register(put(shop, published_file()))
-    load(TorchvisionSpec(builder="tiny"), device="cpu")
+    load(TorchvisionSpec(builder="tiny"))
     assert "get_state_dict" not in vars(published.get_model_weights("tiny").DEFAULT)
 
 

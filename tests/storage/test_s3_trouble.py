@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,16 +21,21 @@ def faulty() -> Iterator[FaultyS3]:
         yield server
 
 
+def thorough(options: dict[str, Any]) -> S3Store:
+    """A store that asks botocore's client first, as it does for all that is no plain success."""
+    return S3Store(options, reads_quickly=False)
+
+
 def _read(faulty: FaultyS3, **config: object) -> StorageError:
     with pytest.raises(StorageError) as caught:
-        S3Store(faulty.options(**config)).read(URI)
+        thorough(faulty.options(**config)).read(URI)
     assert len(faulty.requests) == 1, "every call is one attempt"
     return caught.value
 
 
 def test_a_service_that_is_busy_twice_gives_the_object_at_the_third_attempt(faulty: FaultyS3) -> None:
     faulty.script = [refusal(503, "SlowDown"), refusal(503, "ServiceUnavailable")]
-    store, waits = S3Store(faulty.options()), list[float]()
+    store, waits = thorough(faulty.options()), list[float]()
     blob, attempts = with_retries(lambda: store.read(URI), sleep=waits.append, random=lambda: 1.0)
     assert (blob.data, blob.etag, attempts) == (BODY, "abc", 3)
     assert waits == [0.2, 0.4]
@@ -57,7 +63,7 @@ def test_trouble_that_passes_is_transient(faulty: FaultyS3, answer: Answer, code
 def test_a_connection_that_is_reset_is_transient(faulty: FaultyS3) -> None:
     faulty.script = [reset, reset]  # aiohttp itself asks once more, as it must for connections kept alive (RFC 9112)
     with pytest.raises(StorageError) as caught:
-        S3Store(faulty.options()).read(URI)
+        thorough(faulty.options()).read(URI)
     assert (caught.value.code, caught.value.transient) == (Code.UNREACHABLE, True)
     assert len(faulty.requests) == 2
 
@@ -82,6 +88,34 @@ def test_trouble_that_stays_is_not_transient(faulty: FaultyS3, answer: Answer, c
     assert words in error.message
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(503, "SlowDown"),
+        refusal(500, "InternalError"),
+        refusal(403, "AccessDenied"),
+        refusal(404, "NoSuchKey"),
+        the_object(BODY[:500], promised_bytes=len(BODY)),
+        reset,
+        silence,
+    ],
+    ids=["throttled", "broken", "denied", "absent", "cut", "reset", "silent"],
+)
+def test_a_store_that_reads_quickly_gives_the_same_error_after_one_request_more(
+    faulty: FaultyS3, answer: Answer
+) -> None:
+    errors, requests = [], []
+    for store in (thorough(faulty.options(read_timeout=0.1)), S3Store(faulty.options(read_timeout=0.1))):
+        faulty.script = [answer] * 4
+        faulty.requests.clear()
+        with pytest.raises(StorageError) as caught:
+            store.read(URI)
+        errors.append((caught.value.code, caught.value.transient, caught.value.message))
+        requests.append(len(faulty.requests))
+    assert errors[0] == errors[1]
+    assert requests[1] == requests[0] + 1
+
+
 def test_a_service_that_says_nothing_is_a_timeout(faulty: FaultyS3) -> None:
     faulty.script = [silence]
     error = _read(faulty, read_timeout=0.1)
@@ -92,12 +126,12 @@ def test_a_service_that_is_not_there_is_unreachable() -> None:
     with FaultyS3().running() as gone:
         options = gone.options()
     with pytest.raises(StorageError) as caught:
-        S3Store(options).read(URI)
+        thorough(options).read(URI)
     assert (caught.value.code, caught.value.transient) == (Code.UNREACHABLE, True)
 
 
 def test_an_object_too_large_is_not_read(faulty: FaultyS3) -> None:
-    store = S3Store(faulty.options())
+    store = thorough(faulty.options())
     faulty.script = [the_object(b"", promised_bytes=10**12), in_chunks(BODY)]
     for _ in range(2):
         with pytest.raises(StorageError, match="and the job allows 5,000") as caught:
@@ -107,13 +141,13 @@ def test_an_object_too_large_is_not_read(faulty: FaultyS3) -> None:
 
 def test_a_body_of_unknown_length_is_read_whole(faulty: FaultyS3) -> None:
     faulty.script = [in_chunks(BODY), in_chunks(BODY)]
-    store = S3Store(faulty.options())
+    store = thorough(faulty.options())
     assert store.read(URI, max_bytes=len(BODY)).data == BODY
     assert store.read(URI).data == BODY
 
 
 def test_a_key_travels_byte_exact(faulty: FaultyS3) -> None:  # moto itself does not take a newline
-    assert S3Store(faulty.options()).read("s3://photos//a\n../b?c#d%20/").data == BODY
+    assert thorough(faulty.options()).read("s3://photos//a\n../b?c#d%20/").data == BODY
     assert faulty.requests == ["GET /photos//a%0A../b%3Fc%23d%2520/ HTTP/1.1"]
 
 

@@ -107,7 +107,7 @@ def test_what_was_measured_is_what_the_checkpoint_gives(
     is_detection = job is detection_job
     spec = CheckpointSpec(uri=str(tmp_path / "out"), score_floor=0.05 if is_detection else 0.0, max_tags=100)
     card, val = models.prepare(spec), data_of(content).val
-    outcomes = predict([image.uri for image in val.images], [(card, models.load(spec, device="cpu"))])
+    outcomes = predict([image.uri for image in val.images], [(card, models.load(spec))])
     again = score_tags(tags_table(outcomes, run_id=""), val.images, val.labels, is_detection=is_detection)
     assert again.metrics.as_dict() == measured.metrics.as_dict()
     assert dict(card.thresholds) == measured.metrics.thresholds()
