@@ -47,6 +47,7 @@ from batchtag.record import RunReport
 from batchtag.records import Bundle, InputNeed, ListedImage, ModelCard
 from batchtag.session import RaySession, quiet_ray
 from batchtag.sources import open_source
+from batchtag.sources.spec import ManifestSource
 from batchtag.spec import JobSpec
 from batchtag.storage import open_store
 from batchtag.stream import StreamPlan
@@ -272,6 +273,7 @@ class _Run:
             out=spec.output.uri,
             out_options=spec.output.storage_options,
             source_options=spec.source.storage_options,
+            source=spec.source.uri if isinstance(spec.source, ManifestSource) else spec.source.uris[0],
             models=tuple(spec.models),
             cards=cards,
             stream=stream,

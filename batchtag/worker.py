@@ -12,13 +12,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from batchtag import models
-from batchtag.errors import Code, ModelError, RunFailed
+from batchtag.errors import Code, ModelError, RunFailed, StorageError
 from batchtag.index import read_bundle
 from batchtag.layout import Layout
 from batchtag.lease import check_lease
@@ -50,6 +50,8 @@ class WorkPlan:
     cards: tuple[ModelCard, ...]
     stream: StreamPlan
     runtime: Runtime
+    source: str = ""
+    """One URI of the source, to have its store ready when the models are."""
 
 
 class MonitorLine(Protocol):
@@ -83,6 +85,7 @@ class Worker:
             may_write=lambda: check_lease(self._layout.lease, store=self._out, run_id=plan.run_id),
         )
         self._stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
+        threading.Thread(target=_warm_up, args=(plan.source, plan.source_options), daemon=True).start()
         self._models = _load_models(plan)
         self._device = threading.Lock()
         self._room = _Room()
@@ -199,6 +202,14 @@ class Worker:
         while True:
             time.sleep(BEAT_S)
             self.beat()
+
+
+def _warm_up(uri: str, options: dict[str, Any]) -> None:
+    """Beside the loading of the models. Trouble is the first read's to tell."""
+    with suppress(StorageError):
+        warm_up = getattr(open_store(uri, options), "warm_up", None)
+        if warm_up and uri:
+            warm_up(uri)
 
 
 def _load_models(plan: WorkPlan) -> list[tuple[ModelCard, models.Model]]:

@@ -76,6 +76,10 @@ class S3Store:
         self._quick.could(bucket, key)
         return blob
 
+    def warm_up(self, uri: str) -> None:
+        """Find credentials and region, so that the first reads of that bucket need not: a second of a core."""
+        self._quick.get_ready(parts_of(uri)[1])
+
     def stat(self, uri: str) -> ListedImage:
         bucket, key = _object(uri)
         found = self._client.call("head_object", uri=uri, bucket=bucket, use=as_it_is, Key=key)

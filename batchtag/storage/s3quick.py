@@ -108,6 +108,11 @@ class QuickReads:
                 if known.fails >= _PATIENCE:
                     known.store = None
 
+    def get_ready(self, bucket: str) -> None:
+        """Find the way to a bucket before the first object is asked for."""
+        if not _forked.is_set():
+            self._store(bucket)
+
     def _store(self, bucket: str) -> S3Store | None:
         known = self._buckets.get(bucket)
         if known is None:

@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed.limits TASK.json        prints JSON
 
-The model limit is the very network on tensors that lie ready, at the best of some batch sizes; a detector's are already
-resized and padded, with real pictures in them so that it has boxes to sort. The decode limit is measured on bytes in
-memory, twice: every pixel, as the peers need it (torchvision.io), and at the scale that the line decodes to.
+The model limit is the very network on tensors that lie ready, at the best of some batch sizes, in torch, and in the
+engine that `batchtag run` takes. A detector's are already resized and padded, with real pictures in them so that it has
+boxes to sort. The decode limit is measured on bytes in memory, twice: every pixel, as the peers need it
+(torchvision.io), and at the scale that the line decodes to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from batchtag.decode import DecodeRules, decode
-from batchtag.models import prepare
+from batchtag.models import Runtime, load, prepare
+from batchtag.models.classifier import Classifier
+from batchtag.models.runtime import engine_on
 from batchtag.models.spec import CheckpointSpec
 from batchtag.processes import available_cores
 from benchmarks.speed.looking import described, network_of, prepared
@@ -34,9 +37,10 @@ _MEASURED_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Images/s on all cores: each model's bare forward pass, every pixel decoded, and as the line decodes."""
+    """Images/s on all cores: each model's bare forward pass in torch and in our engine, and both ways of decoding."""
 
     models: dict[str, float]
+    engine: dict[str, float]
     decode_full: float
     decode_line: float
 
@@ -50,21 +54,28 @@ class Limits:
         """What a line on CPUs can reach at most: models and decoding share the cores, so their times add up."""
         return 1 / (self.bare_s + 1 / self.decode_line)
 
+    @property
+    def line_of_engine(self) -> float:
+        """The same with the models as our engine computes them."""
+        return 1 / (sum(1 / rate for rate in self.engine.values()) + 1 / self.decode_line)
+
 
 def measure(task: Task, *, cores: int) -> Limits:
     """The limits for the first pictures of a task."""
     blobs = _fetched(task)
     decoded = [_pixels(blob) for blob in blobs[:16]]
-    models = {}
+    models, engine = {}, {}
     for folder in task.models:
         model = described(folder)
         inputs = [prepared(model, image) for image in decoded]
         forward = _classifying if model.task == "classify" else _detecting
         models[model.architecture] = forward(network_of(model), inputs, cores)
+        engine[model.architecture] = _in_our_engine(folder, decoded, cores)
     needs = [prepare(CheckpointSpec(uri=folder)).need for folder in task.models]
     rules = DecodeRules()
     return Limits(
         models=models,
+        engine=engine,
         decode_full=_decoding(blobs, _pixels, cores),
         decode_line=_decoding(blobs, lambda blob: decode(blob, rules=rules, needs=needs), cores),
     )
@@ -122,6 +133,26 @@ def _bare(network: Any, ready: Sequence[Any]) -> None:
     features = network.backbone(images.tensors)
     proposals, _ = network.rpn(images, features)
     network.roi_heads(features, proposals, images.image_sizes)
+
+
+def _in_our_engine(folder: str, decoded: Sequence[Tensor], cores: int) -> float:
+    """The parts that a run computes with, on tensors that lie ready; one picture (or a few) a core."""
+    runtime = Runtime(engine=engine_on("cpu"), threads=cores)
+    model: Any = load(CheckpointSpec(uri=folder), runtime=runtime)
+    images = list(decoded) * 2 if isinstance(model, Classifier) else list(decoded[: 2 * cores])
+
+    def forward(ready: Any) -> None:
+        with torch.inference_mode():
+            model._network(ready) if isinstance(model, Classifier) else _bare(model._network, [ready])
+
+    with torch.inference_mode():
+        if isinstance(model, Classifier):
+            size = model.batch_size
+            centred = [model._preprocessing.centre(image) for image in images]
+            work = [torch.stack(centred[start : start + size]) for start in range(0, len(centred), size)]
+        else:
+            work = [model._network.transform([image.float().div(255)])[0] for image in images]
+    return len(images) * _per_second(lambda: model._lanes.map(forward, work))
 
 
 def _per_second(call: Callable[[], object]) -> float:

@@ -30,10 +30,12 @@ def table(rows: Sequence[Row]) -> Table:
             name = f"{row.work.name}, {row.num_images:,} images" if result.name == OURS else ""
             shown.add_row(name, TITLES[result.name], *_figures(row, result))
         for builder, rate in row.limits.models.items():
-            shown.add_row("", f"[dim]limit: {builder} alone", f"[dim]{rate:,.1f}")
+            ours = row.limits.engine[builder]
+            shown.add_row("", f"[dim]limit: {builder} alone, in torch / our engine", f"[dim]{rate:,.1f} / {ours:,.1f}")
         full, line = row.limits.decode_full, row.limits.decode_line
         shown.add_row("", "[dim]limit: libjpeg-turbo, full / as the line", f"[dim]{full:,.0f} / {line:,.0f}")
-        shown.add_row("", "[dim]limit of a line that shares the cores", f"[dim]{row.limits.line:,.1f}")
+        shared = f"{row.limits.line:,.1f} / {row.limits.line_of_engine:,.1f}"
+        shown.add_row("", "[dim]limit of a line that shares the cores, likewise", f"[dim]{shared}")
         shown.add_row("", "[bold]" + _verdict(row), end_section=True)
     return shown
 
@@ -60,7 +62,8 @@ def _verdict(row: Row) -> str:
     def of(reached: float, bar: float) -> str:
         return f"{reached:.2f}" + (f" (bar {bar:.2f}{'' if reached >= bar else ', missed'})" if bar else "")
 
-    return f"{of(row.of_peer, row.work.of_peer)} x the fastest peer; {of(row.of_limit, row.work.of_limit)} of the limit"
+    limits = f"{of(row.of_limit, row.work.of_limit)} of the limit, {row.of_engine:.2f} of our engine's"
+    return f"{of(row.of_peer, row.work.of_peer)} x the fastest peer; {limits}"
 
 
 def as_json(rows: Sequence[Row], *, cores: int, distinct: dict[str, int], daft: str) -> dict[str, Any]:
@@ -82,9 +85,10 @@ def _row(row: Row) -> dict[str, Any]:
     return {
         "work": asdict(row.work),
         "images": row.num_images,
-        "limits": asdict(row.limits) | {"line": row.limits.line},
+        "limits": asdict(row.limits) | {"line": row.limits.line, "line_of_engine": row.limits.line_of_engine},
         "of_fastest_peer": row.of_peer,
         "of_limit": row.of_limit,
+        "of_engine": row.of_engine,
         "contenders": {
             result.name: {
                 "images_per_s": result.images_per_s,

@@ -88,6 +88,11 @@ class Row:
         return self.ours.images_per_s / self._limit
 
     @property
+    def of_engine(self) -> float:
+        """What we reach of what the cores could do with the models in our engine."""
+        return self.ours.images_per_s / self.limits.line_of_engine
+
+    @property
     def _limit(self) -> float:
         """For one job of several models, the bare times alone: its bar is stated in them."""
         return 1 / self.limits.bare_s if len(self.work.builders) > 1 else self.limits.line
