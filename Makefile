@@ -29,7 +29,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.line
+	$(BIN)/python -W ignore -m benchmarks.speed
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --extra dev --extra heif --extra openvino pyproject.toml -o requirements.lock

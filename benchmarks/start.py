@@ -24,7 +24,7 @@ from benchmarks.line import CLI, draw
 NUM_PICTURES = 10
 _RAY = (
     "from batchtag.session import RaySession; session = RaySession(address='', verbose=False); session.start(); "
-    "session.ready.result(); import ray; ray.get(ray.remote(abs).remote(1)); session.stop(keep_logs=False)"
+    "session.ready.result(); import ray; ray.get(ray.remote(lambda: 1).remote()); session.stop(keep_logs=False)"
 )
 _MODEL = (
     "from batchtag.models import Runtime, load; from batchtag.models.runtime import engine_on; "

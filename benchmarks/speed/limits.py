@@ -33,6 +33,8 @@ from benchmarks.speed.peers.task import Task, given
 
 _SAMPLE = 48
 _MEASURED_S = 1.0
+_SLOW = 1.0
+"""Pictures a second below which larger batches are not tried: they would take minutes, and gain nothing there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Limits:
 def measure(task: Task, *, cores: int) -> Limits:
     """The limits for the first pictures of a task."""
     blobs = _fetched(task)
-    decoded = [_pixels(blob) for blob in blobs[:16]]
+    decoded = [pixels(blob) for blob in blobs[:16]]
     models, engine = {}, {}
     for folder in task.models:
         model = described(folder)
@@ -76,7 +78,7 @@ def measure(task: Task, *, cores: int) -> Limits:
     return Limits(
         models=models,
         engine=engine,
-        decode_full=_decoding(blobs, _pixels, cores),
+        decode_full=_decoding(blobs, pixels, cores),
         decode_line=_decoding(blobs, lambda blob: decode(blob, rules=rules, needs=needs), cores),
     )
 
@@ -90,9 +92,10 @@ def _fetched(task: Task) -> list[bytes]:
     return blobs
 
 
-def _pixels(blob: bytes) -> Tensor:
-    pixels: Tensor = decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    return pixels
+def pixels(blob: bytes) -> Tensor:
+    """All of them, by libjpeg-turbo: (3, H, W) uint8."""
+    image: Tensor = decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return image
 
 
 def _classifying(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
@@ -122,7 +125,10 @@ def _detecting(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
             def one(batches: list[list[int]] = batches, turn: Any = turn) -> None:
                 _bare(network, [ready[i] for i in batches[next(turn) % len(batches)]])
 
-            best = max(best, size * _per_second(one))
+            rate = size * _per_second(one)
+            best = max(best, rate)
+            if rate < _SLOW:
+                break
     return best
 
 
