@@ -60,7 +60,7 @@ class ComputeSpec(Spec):
     """A Ray cluster to join; by default a private Ray on this machine, or RAY_ADDRESS."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "torch", "openvino"] = "auto"
-    """What networks compute with; by default OpenVINO on CPUs, where it is installed. Scores differ by 1e-5 at most."""
+    """What networks compute with; by default OpenVINO on CPUs, where it is installed. Scores differ by rounding."""
     actors: Annotated[int, Field(ge=1)] | _AUTO = "auto"
     cpus_per_actor: Annotated[float, Field(gt=0)] | _AUTO = "auto"
     batch_size: Annotated[int, Field(ge=1)] | _AUTO = "auto"
