@@ -42,17 +42,19 @@ def failure(ref: ImageRef, store: Store, *, max_bytes: int = 10**6) -> StorageEr
     return error
 
 
-def test_an_image_is_one_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reads_quickly", [True, False])
+def test_an_image_is_one_request(reads_quickly: bool) -> None:
     with FaultyS3().running() as server:
         ref = ImageRef(uri="s3://photos/a.jpg", size_bytes=len(BODY), position=0)
-        blob = fetch(ref, store=S3Store(server.options(), reads_quickly=False), max_bytes=10**6)
+        blob = fetch(ref, store=S3Store(server.options(), reads_quickly=reads_quickly), max_bytes=10**6)
         assert (blob.data, blob.etag, blob.attempts) == (BODY, "abc", 1)
         assert server.requests == ["GET /photos/a.jpg HTTP/1.1"]
 
 
-def test_what_the_listing_shows_to_be_hopeless_is_not_asked_for() -> None:
+@pytest.mark.parametrize("reads_quickly", [True, False])
+def test_what_the_listing_shows_to_be_hopeless_is_not_asked_for(reads_quickly: bool) -> None:
     with FaultyS3().running() as server:
-        store = S3Store(server.options(), reads_quickly=False)
+        store = S3Store(server.options(), reads_quickly=reads_quickly)
         huge = failure(ImageRef(uri="s3://photos/a.jpg", size_bytes=10**7, position=0), store)
         empty = failure(ImageRef(uri="s3://photos/b.jpg", size_bytes=0, position=1), store)
         assert server.requests == []
@@ -73,6 +75,14 @@ def test_trouble_that_passes_costs_attempts_which_are_counted() -> None:
         ref = ImageRef(uri="s3://photos/a.jpg", position=0)
         blob = fetch(ref, store=S3Store(server.options(), reads_quickly=False), max_bytes=10**6, policy=AT_ONCE)
     assert (blob.data, blob.attempts) == (BODY, 4)
+
+
+def test_trouble_that_passes_is_got_over_by_the_quick_way_too() -> None:
+    with FaultyS3().running() as server:
+        server.script = [refusal(503, "SlowDown"), the_object(BODY[:9], promised_bytes=len(BODY)), reset, reset]
+        ref = ImageRef(uri="s3://photos/a.jpg", position=0)
+        blob = fetch(ref, store=S3Store(server.options()), max_bytes=10**6, policy=AT_ONCE)
+    assert (blob.data, blob.last_modified) == (BODY, None)
 
 
 def test_trouble_that_stays_is_given_up_at_once_and_the_rest_after_six_attempts() -> None:

@@ -28,6 +28,8 @@ from batchtag.records import Blob
 _ORDINARY_KEY = re.compile(r"[A-Za-z0-9_\-=+,@() .]+(/[A-Za-z0-9_\-=+,@() .]+)*")
 _ORDINARY_BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 _EXPRESS = "--x-s3"
+_NOT_SAID = datetime.fromtimestamp(0, UTC)
+"""What obstore says of an answer without Last-Modified."""
 _PATIENCE = 3
 _FRESH_FOR = timedelta(minutes=4)
 _TOTAL_S = 60.0
@@ -98,7 +100,8 @@ class QuickReads:
         if len(data) != expected:
             return None
         self._buckets[bucket].fails = 0
-        return Blob(data=data, etag=(meta["e_tag"] or "").strip('"'), last_modified=meta["last_modified"])
+        changed = None if meta["last_modified"] == _NOT_SAID else meta["last_modified"]
+        return Blob(data=data, etag=(meta["e_tag"] or "").strip('"'), last_modified=changed)
 
     def could(self, bucket: str, key: str) -> None:
         """Told when the other client could read what this one could not."""

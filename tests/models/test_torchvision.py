@@ -54,7 +54,18 @@ def documented(network: nn.Module, photo: Image.Image) -> dict[str, Any]:
 
 
 def assert_equal_to_torchvision(ours: Prediction, theirs: dict[str, Any]) -> None:
-    assert_alike((ours.label_ids, ours.scores, ours.boxes_xyxy), (theirs["labels"], theirs["scores"], theirs["boxes"]))
+    np.testing.assert_array_equal(ours.label_ids, theirs["labels"])
+    np.testing.assert_allclose(ours.scores, theirs["scores"], atol=0.005)
+    np.testing.assert_allclose(ours.boxes_xyxy, theirs["boxes"], atol=0.5)
+
+
+def assert_says_the_same(ours: Prediction, theirs: dict[str, Any], way: Runtime) -> None:
+    """Box by box; of OpenVINO's, which rounds otherwise, two of one score may stand the other way round."""
+    if way.engine == "torch":
+        assert_equal_to_torchvision(ours, theirs)
+    else:
+        said = theirs["labels"], theirs["scores"], theirs["boxes"]
+        assert_alike((ours.label_ids, ours.scores, ours.boxes_xyxy), said)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +99,7 @@ def test_a_detector_says_what_torchvision_says_whatever_the_batch_and_the_neighb
         model = load(CheckpointSpec(uri=uri), runtime=way)
         order = shuffled(photos, number)
         for i, ours in zip(order, model.predict([np.asarray(photos[i]) for i in order]), strict=True):
-            assert_equal_to_torchvision(ours, theirs[i])
+            assert_says_the_same(ours, theirs[i], way)
 
 
 def test_torchvision_itself_gives_other_boxes_to_a_photo_with_a_wider_neighbour(
@@ -108,11 +119,13 @@ def test_the_large_detector_says_what_torchvision_says(
     seeing: Callable[[str], tuple[nn.Module, str]], photos: Photos
 ) -> None:
     network, uri = seeing(LARGE)
-    theirs = documented(network, photos[0])
-    assert len(theirs["scores"]) > 50
-    for way in (Runtime(), Runtime(engine="openvino")):
-        (ours,) = load(CheckpointSpec(uri=uri), runtime=way).predict([np.asarray(photos[0])])
-        assert_equal_to_torchvision(ours, theirs)
+    pair = photos[:2]
+    theirs = [documented(network, photo) for photo in pair]
+    assert min(len(found["scores"]) for found in theirs) > 50
+    for way in (Runtime(batch_size=2), Runtime(engine="openvino")):
+        ours = load(CheckpointSpec(uri=uri), runtime=way).predict([np.asarray(photo) for photo in pair])
+        for said, expected in zip(ours, theirs, strict=True):
+            assert_says_the_same(said, expected, way)
 
 
 def test_an_untrained_detector_has_the_weights_of_torch_s_manual_seed(photos: Photos) -> None:

@@ -43,6 +43,13 @@ def heard(process: subprocess.Popen[str], pattern: str, *, also: Callable[[], bo
     raise AssertionError("".join(said))
 
 
+def last_noted(out: Path) -> int:
+    """The last epoch whose state Ray Train's controller has noted; it may come a while after the epoch is told."""
+    snapshot = out / STATES / "checkpoint_manager_snapshot.json"
+    results = json.loads(snapshot.read_text())["checkpoint_results"] if snapshot.exists() else []
+    return max((result["metrics"]["epoch"] for result in results), default=0)
+
+
 def undisturbed_digest(content: dict[str, Any], out: Path) -> str:
     """The digest of the checkpoint that the same job gives without Ray and without a death."""
     content = content | {"output": {"uri": str(out)}}
@@ -64,20 +71,18 @@ def test_a_training_whose_worker_and_whose_driver_were_killed_ends_as_if_nothing
     content = classification_job(draw_classes(tmp_path / "colours", num_images=40), out, epochs=9, ema=0.9)
     job = written(tmp_path / "job.yaml", content)
     first = start("train", job)
-    # A state counts when Ray Train's controller has noted it, which may be an epoch or two after it was told.
-    noted = out / STATES / "checkpoint_manager_snapshot.json"
-    heard(first, r"epoch +[2-7] of 9", also=lambda: noted.exists() and "checkpoint_2" in noted.read_text())
+    heard(first, r"epoch +[3-7] of 9", also=lambda: last_noted(out) >= 3)
     workers = [p for p in psutil.Process(first.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
     assert len(workers) == 1
     workers[0].kill()
-    heard(first, r"going on after epoch [1-8] of 9")
-    heard(first, r"epoch +[4-8] of 9 +loss")
+    heard(first, r"going on after epoch [3-7] of 9")
+    heard(first, r"epoch +[4-8] of 9 +loss", also=lambda: last_noted(out) >= 4)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     second = start("train", job, "--json")
     answer, story = second.communicate(timeout=300)
     assert second.returncode == 0, story
-    assert re.search(r"going on after epoch [1-8] of 9", story)
+    assert re.search(r"going on after epoch [4-8] of 9", story)
     report = json.loads(answer)
     assert [entry["epoch"] for entry in report["history"]] == list(range(1, 10))
     assert report["digest"] == undisturbed_digest(content, tmp_path / "undisturbed")
