@@ -28,7 +28,7 @@ from batchtag.models.spec import ModelSpec
 from batchtag.monitor import NOWHERE, Counters, Start, WorkerFigures, copy_of
 from batchtag.outputs import PartWriter
 from batchtag.records import Bundle, Commit, Failure, ModelCard, Outcome, Stage
-from batchtag.storage import open_store
+from batchtag.storage import open_store, warm_up
 from batchtag.stream import Hung, ImageStream, StreamPlan
 from batchtag.tables import num_tags
 
@@ -207,9 +207,8 @@ class Worker:
 def _warm_up(uri: str, options: dict[str, Any]) -> None:
     """Beside the loading of the models. Trouble is the first read's to tell."""
     with suppress(StorageError):
-        warm_up = getattr(open_store(uri, options), "warm_up", None)
-        if warm_up and uri:
-            warm_up(uri)
+        if uri:
+            warm_up(uri, options)
 
 
 def _load_models(plan: WorkPlan) -> list[tuple[ModelCard, models.Model]]:

@@ -2,8 +2,8 @@
 
 Resizing and cropping happen image by image on uint8 tensors, on the device, by torchvision's v2 transforms: they resize
 bytes as bytes, which the published presets' v1 do in floats, four times slower and at most 1 of 255 away. What follows
-is one batch. Whole images and the crops of a detector go the same way. On CPUs batches are small, and as
-many are under way as there are threads.
+is one batch. Whole images and the crops of a detector go the same way. On CPUs batches are small, and as many are under
+way as there are threads.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class Runtime:
     threads: int = 1
     """On CPUs: how many pictures are looked at at a time, each by one thread. With 1, torch's own threads share one."""
     batch_size: int | None = None
+    """A detector that looks at pictures side by side (`has_lanes`) takes each alone, whatever this says."""
 
     @property
     def on_gpu(self) -> bool:

@@ -72,3 +72,11 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
             from batchtag.storage.anyfs import AnyStore
 
             return AnyStore.shared(scheme, options or {})
+
+
+def warm_up(uri: str, options: Mapping[str, Any] | None = None) -> None:
+    """Find what the first read of that URI would have to: a second of a core on S3, nothing elsewhere."""
+    if scheme_of(uri) in ("s3", "s3a"):
+        from batchtag.storage.s3 import S3Store
+
+        S3Store.shared(options or {}).warm_up(uri)
