@@ -231,7 +231,7 @@ class _Run:
     def _tag(self, bundles: list[Bundle]) -> None:
         from batchtag import pipeline
 
-        place = placement.place(self._spec.compute, pipeline.machines())
+        place = placement.place(self._spec.compute, pipeline.machines(), num_bundles=len(bundles))
         self._report.placement = place.reason
         work = tagging.Work(
             bundles=bundles,

@@ -54,14 +54,14 @@ def test_all_actors_fit_and_a_cpu_is_left_for_ray_data(name: str) -> None:
     ("name", "actors", "cpus_per_actor", "threads"),
     [
         ("one core", 1, 0.5, 1),
-        ("two cores", 1, 1, 2),
-        ("three cores", 1, 2, 3),
-        ("sixteen cores", 1, 15, 16),
-        ("sixty-four cores", 7, 8, 9),
-        ("four small nodes", 3, 4, 4),
-        ("a head of one core and a large node", 4, 8, 8),
+        ("two cores", 2, 0.5, 1),
+        ("three cores", 2, 1, 2),
+        ("sixteen cores", 8, 1.8, 2),
+        ("sixty-four cores", 32, 1.9, 2),
+        ("four small nodes", 8, 1.5, 2),
+        ("a head of one core and a large node", 17, 1.8, 2),
         ("one gpu", 1, 15, 16),
-        ("eight gpus", 8, 7, 8),
+        ("eight gpus", 8, 7.8, 8),
         ("eight gpus and few cores", 8, 0.3, 1),
         ("cpu nodes beside a gpu node", 4, 1, 1),
         ("uneven gpu nodes", 9, 8, 8),
@@ -79,6 +79,14 @@ def test_the_device_is_the_best_there_is_unless_the_job_says_otherwise() -> None
     assert (on_cpu.device, on_cpu.gpus_per_actor) == ("cpu", 0)
     with pytest.raises(UsageError, match="the cluster has no GPU"):
         place(ComputeSpec(device="cuda"), [node(8)])
+
+
+def test_there_are_no_more_workers_than_bundles_and_fewer_have_more_cores_each() -> None:
+    assert place(AUTO, [node(16)], num_bundles=100) == place(AUTO, [node(16)])
+    few = place(AUTO, [node(16)], num_bundles=2)
+    assert (few.actors, few.cpus_per_actor, few.compute_threads) == (2, 7.5, 8)
+    assert place(AUTO, [node(64, 8)], num_bundles=1).actors == 1
+    assert place(ComputeSpec(actors=3), [node(16)], num_bundles=1).actors == 3
 
 
 def test_what_the_job_asks_for_is_obeyed() -> None:
@@ -108,9 +116,10 @@ def test_a_job_that_can_never_be_placed_is_refused(asked: ComputeSpec, machines:
 def test_the_reason_says_the_numbers_to_a_person() -> None:
     on_torch = ComputeSpec(engine="torch")
     assert (
-        place(on_torch, [node(2)]).reason == "1 worker on cpu (torch), 1 of 2 CPUs each, 2 decode threads, slabs of 16"
+        place(on_torch, [node(2)]).reason
+        == "2 workers on cpu (torch), 0.5 of 2 CPUs each, 1 decode threads, slabs of 16"
     )
-    assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda (torch), 7 of 64 CPUs each")
+    assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda (torch), 7.8 of 64 CPUs each")
 
 
 @pytest.mark.parametrize("num_images", [1, 100, 10_000, 131_072])
@@ -126,7 +135,7 @@ def test_heavier_models_more_workers_and_crops_make_smaller_bundles() -> None:
         cards = [card(gflops=gflops, crops_of=crops_of)]
         return bundle_size(100_000, compute=AUTO, cards=cards, machines=machines)
 
-    assert size(4.0) > size(100.0) > size(5000.0) == MIN_BUNDLE
-    assert size(40.0) > size(40.0, crops_of="things")
+    assert size(4.0) > size(20.0) > size(5000.0) == MIN_BUNDLE
+    assert size(4.0) > size(4.0, crops_of="things")
     assert size(0.0, machines=CLUSTERS["eight gpus"]) == 100_000 // 32
     assert bundle_size(9, compute=ComputeSpec(bundle_size=3), cards=[], machines=[node(2)]) == 3
