@@ -86,6 +86,8 @@ class WorkerFigures:
     alive_s: float
     decode_threads: int
     fetches: int
+    openers: int = 0
+    """How many openers elsewhere work for it; 0: it opens images itself."""
     in_flight: dict[str, Counters] = field(default_factory=dict)
     """The images of the last few bundles it took, by bundle: what is done of a bundle before its commit is known."""
 

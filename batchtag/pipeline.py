@@ -25,7 +25,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchtag.errors import BatchtagError, RunFailed
 from batchtag.monitor import Monitor, Start, WorkerFigures
-from batchtag.placement import Machine, Placement
+from batchtag.openactors import OpenPlan, RayOpeners
+from batchtag.placement import Placement
 from batchtag.records import Bundle, Commit
 from batchtag.worker import Worker, WorkPlan
 
@@ -33,13 +34,6 @@ TASK_RETRIES = 30
 CALLS_PER_ACTOR = 2
 SNAPSHOT_S = 5.0
 COMMIT_ROW = pa.schema([pa.field("commit", pa.string(), nullable=False)])
-
-
-def machines() -> list[Machine]:
-    """The nodes of the cluster that this process has joined."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    return [Machine(cpus=found.get("CPU", 0.0), gpus=found.get("GPU", 0.0)) for found in alive]
 
 
 def start_monitor() -> Any:
@@ -85,10 +79,14 @@ class _RemoteMonitor:
 class TagBundles:
     """The actor of the pool: a `Worker` behind Ray Data's calling convention."""
 
-    def __init__(self, plan: WorkPlan, monitor: Any) -> None:
+    def __init__(self, plan: WorkPlan, placement: Placement, monitor: Any) -> None:
         # Ray sets this to the actor's share of the CPUs; the models have threads of their own, one a core.
         os.environ["OMP_NUM_THREADS"] = "1"
-        self._worker = Worker(plan, _RemoteMonitor(monitor))
+        openers = None
+        if plan.decode != "with_models":
+            open_plan = OpenPlan(stream=plan.stream, source_options=plan.source_options)
+            openers = RayOpeners(open_plan, actors=placement.actors, cpus_per_actor=placement.cpus_per_actor)
+        self._worker = Worker(plan, _RemoteMonitor(monitor), openers=openers)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         for row in rows.to_pylist():
@@ -118,7 +116,7 @@ def commits(bundles: Sequence[Bundle], *, plan: WorkPlan, placement: Placement, 
         rows = ray.data.from_items([asdict(bundle) for bundle in bundles], override_num_blocks=len(bundles))
         done = rows.map_batches(
             TagBundles,
-            fn_constructor_args=(plan, monitor),
+            fn_constructor_args=(plan, placement, monitor),
             batch_size=1,
             batch_format="pyarrow",
             compute=pool,

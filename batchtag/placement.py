@@ -54,7 +54,14 @@ class Placement:
     compute_threads: int
     decode_threads: int
     slab_images: int
+    free_cpus: float
+    """What the workers leave, without the one for Ray Data: for openers (`compute.decode`)."""
     reason: str
+
+
+def free_cpus(machines: Sequence[Machine], *, actors: int, cpus_per_actor: float) -> float:
+    """CPUs of a cluster that neither its workers nor Ray Data need."""
+    return max(0.0, sum(machine.cpus for machine in machines) - actors * cpus_per_actor - 1)
 
 
 def place(compute: ComputeSpec, machines: Sequence[Machine], *, num_bundles: int | None = None) -> Placement:
@@ -65,27 +72,25 @@ def place(compute: ComputeSpec, machines: Sequence[Machine], *, num_bundles: int
     An actor runs on one machine, so what counts is how many fit on each, not the sum of the CPUs: on four nodes of 4
     CPUs, one actor of 15 would be waited for in vain.
     """
-    gpus = sum(int(machine.gpus) for machine in machines)
-    device = compute.device if compute.device != "auto" else ("cuda" if gpus else "cpu")
-    if device == "cuda" and not gpus:
-        raise UsageError("compute.device is 'cuda' and the cluster has no GPU; use 'cpu' or 'auto', or add GPU nodes")
+    device = _device(compute, machines)
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
-    cpus = sum(machine.cpus for machine in machines)
-    spares = _spares(hosts, one_is_free=len(hosts) < len(machines))
     per_gpu = 1 if device == "cuda" else 0
-    wanted = compute.actors
-    if wanted == "auto" and (device == "cuda" or compute.cpus_per_actor == "auto"):
-        most = gpus if device == "cuda" else _cpu_workers(hosts)
-        wanted = min(most, num_bundles) if num_bundles else most
-    elif wanted != "auto" and device == "cuda":
-        wanted = min(wanted, gpus)
-    fits = [(*_actors(wanted, compute.cpus_per_actor, spare, per_gpu), spare) for spare in spares]
+    wanted = _wanted(compute, hosts, on_gpu=device == "cuda", num_bundles=num_bundles)
+    at_most = _largest_actor(compute, machines, wanted, on_gpu=device == "cuda")
+    spares = _spares(hosts, one_is_free=len(hosts) < len(machines))
+    fits = [(*_actors(wanted, compute.cpus_per_actor, spare, per_gpu, at_most=at_most), spare) for spare in spares]
     actors, per_actor, spare = max(fits, key=lambda fit: fit[0] * fit[1])
     if not actors:
         raise UsageError(
             f"compute asks for {compute.actors} actors x {compute.cpus_per_actor} CPUs, each on one machine of "
             f"{', '.join(f'{m.cpus:g}' for m in hosts[:8])} CPUs, one of which must stay free for Ray Data; "
             "lower compute.actors or compute.cpus_per_actor"
+        )
+    cpus, free = sum(machine.cpus for machine in machines), free_cpus(machines, actors=actors, cpus_per_actor=per_actor)
+    if compute.decode == "own_pool" and not openers_of_worker(free, actors=actors)[0]:
+        raise UsageError(
+            f"compute.decode is 'own_pool' and of {cpus:g} CPUs too few are left for it beside {actors} x "
+            f"{per_actor:g} of workers and one for Ray Data; lower compute.actors or compute.cpus_per_actor"
         )
     cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, per_gpu=per_gpu)
     engine = engine_on(device, asked=compute.engine)
@@ -100,9 +105,50 @@ def place(compute: ComputeSpec, machines: Sequence[Machine], *, num_bundles: int
         compute_threads=cores,
         decode_threads=decode_threads,
         slab_images=slab,
+        free_cpus=free,
         reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs each, "
         f"{decode_threads} decode threads, slabs of {slab}",
     )
+
+
+def openers_of_worker(free: float, *, actors: int) -> tuple[int, float]:
+    """How many openers each worker may employ where so many CPUs are free, and the CPUs of each: one, or one's part."""
+    share = free / actors + 1e-9
+    if share >= 1:
+        return int(share), 1.0
+    tenths = int(10 * share)
+    return (1, tenths / 10) if tenths else (0, 0.0)
+
+
+def _device(compute: ComputeSpec, machines: Sequence[Machine]) -> str:
+    has_gpu = any(int(machine.gpus) for machine in machines)
+    if compute.device == "cuda" and not has_gpu:
+        raise UsageError("compute.device is 'cuda' and the cluster has no GPU; use 'cpu' or 'auto', or add GPU nodes")
+    return compute.device if compute.device != "auto" else ("cuda" if has_gpu else "cpu")
+
+
+def _wanted(
+    compute: ComputeSpec, hosts: Sequence[Machine], *, on_gpu: bool, num_bundles: int | None
+) -> int | Literal["auto"]:
+    """How many workers there should be; "auto" for as many as fit."""
+    gpus = sum(int(machine.gpus) for machine in hosts)
+    if compute.actors != "auto":
+        return min(compute.actors, gpus) if on_gpu else compute.actors
+    if compute.cpus_per_actor != "auto" and not on_gpu:
+        return "auto"
+    most = gpus if on_gpu else _cpu_workers(hosts)
+    if compute.decode == "own_pool" and not on_gpu:
+        most = max(1, most // 2)
+    return min(most, num_bundles) if num_bundles else most
+
+
+def _largest_actor(
+    compute: ComputeSpec, machines: Sequence[Machine], wanted: int | Literal["auto"], *, on_gpu: bool
+) -> float:
+    """The CPUs that a worker takes at most, so that openers have some: a GPU's worker one, one on CPUs its half."""
+    if compute.decode == "with_models" or wanted == "auto" or (compute.decode == "auto" and not on_gpu):
+        return float("inf")
+    return 1.0 if on_gpu else (sum(machine.cpus for machine in machines) - 1) / (2 * wanted)
 
 
 def _cpu_workers(hosts: Sequence[Machine]) -> int:
@@ -133,11 +179,16 @@ def _spares(hosts: Sequence[Machine], *, one_is_free: bool) -> list[list[Machine
 
 
 def _actors(
-    wanted: int | Literal["auto"], asked: float | Literal["auto"], spare: Sequence[Machine], per_gpu: int
+    wanted: int | Literal["auto"],
+    asked: float | Literal["auto"],
+    spare: Sequence[Machine],
+    per_gpu: int,
+    *,
+    at_most: float,
 ) -> tuple[int, float]:
     """How many actors of how many CPUs each; (0, 0) if they have no room."""
-    largest = max(machine.cpus for machine in spare)
-    sizes = [float(asked)] if asked != "auto" else [tenths / 10 for tenths in range(int(10 * largest), 0, -1)]
+    largest = min(at_most, max(machine.cpus for machine in spare))
+    sizes = [float(asked)] if asked != "auto" else [tenths / 10 for tenths in range(int(10 * largest + 1e-9), 0, -1)]
     for size in sizes:
         room = _room(spare, size, per_gpu)
         if room and (wanted == "auto" or room >= wanted):

@@ -31,6 +31,8 @@ class Figures:
     counters: Counters = field(default_factory=Counters)
     tagging_s: float = 0.0
     busy: dict[str, float] = field(default_factory=dict)
+    openers: int = 0
+    """Of one worker, at most; 0 while every worker opens its images itself."""
 
     @property
     def done(self) -> int:
@@ -91,7 +93,8 @@ def line(figures: Figures) -> str:
         pieces.append(f"{sum(failures.values()):,} failed ({codes})")
     if figures.busy:
         stages = " ".join(f"{stage} {share:.0%}" for stage, share in figures.busy.items())
-        pieces.append(f"busy: {stages}; bottleneck {figures.bottleneck}")
+        opened = f", opened by {figures.openers} tasks a worker" if figures.openers else ""
+        pieces.append(f"busy: {stages}; bottleneck {figures.bottleneck}{opened}")
     return " | ".join(pieces)
 
 
@@ -155,4 +158,5 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "images_per_s": round(figures.images_per_s, 3),
         "busy": {stage: round(share, 4) for stage, share in figures.busy.items()},
         "bottleneck": figures.bottleneck,
+        "openers": figures.openers,
     }

@@ -210,10 +210,10 @@ class _Run:
             self._check_job()
             self._phase("starting Ray", self._ray.ready)
             began += time.monotonic() - paused
-            from batchtag import pipeline
+            from batchtag import openactors
 
             return placement.bundle_size(
-                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=pipeline.machines()
+                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=openactors.machines()
             )
 
         index = freeze_index(
@@ -229,9 +229,9 @@ class _Run:
         return index
 
     def _tag(self, bundles: list[Bundle]) -> None:
-        from batchtag import pipeline
+        from batchtag import openactors
 
-        place = placement.place(self._spec.compute, pipeline.machines(), num_bundles=len(bundles))
+        place = placement.place(self._spec.compute, openactors.machines(), num_bundles=len(bundles))
         self._report.placement = place.reason
         work = tagging.Work(
             bundles=bundles,
@@ -277,6 +277,7 @@ class _Run:
             models=tuple(spec.models),
             cards=cards,
             stream=stream,
+            decode=spec.compute.decode,
             runtime=Runtime(device=place.device, engine=place.engine, threads=place.compute_threads),
         )
 

@@ -70,6 +70,9 @@ class ComputeSpec(Spec):
     fetches: int = Field(default=32, ge=1, le=512)
     """Objects in flight per worker."""
     decode_threads: Annotated[int, Field(ge=1)] | _AUTO = "auto"
+    decode: Literal["auto", "with_models", "own_pool"] = "auto"
+    """Where images are fetched and decoded: in the workers, or in tasks on the CPUs they leave free; by default each
+    worker measures and moves out where that pays. The tables are the same."""
 
 
 class JobSpec(Spec):

@@ -13,7 +13,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import AbstractContextManager, contextmanager
@@ -58,6 +58,29 @@ class Times:
     decode_s: float = 0.0
     fetched_bytes: int = 0
 
+    def plus(self, other: Times, *, sign: int = 1) -> Times:
+        """The sum of both, or with -1 what came since the other was taken."""
+        return Times(
+            self.fetch_s + sign * other.fetch_s,
+            self.decode_s + sign * other.decode_s,
+            self.fetched_bytes + sign * other.fetched_bytes,
+        )
+
+
+def in_slabs(sights: Iterable[Sight], *, most: int) -> Iterator[list[Sight]]:
+    """Images in order, in lists of `most`, or fewer where they are large; whoever opened them, the same lists."""
+    slab: list[Sight] = []
+    slab_bytes = 0
+    for sight in sights:
+        slab.append(sight)
+        slab_bytes += sight.image.pixels.nbytes
+        del sight
+        if len(slab) >= most or slab_bytes >= SLAB_BYTES:
+            yield slab
+            slab, slab_bytes = [], 0
+    if slab:
+        yield slab
+
 
 class Hung(Exception):
     """Decoding one image takes longer than the job allows, and a thread cannot be stopped."""
@@ -86,10 +109,15 @@ class ImageStream:
         Raises Hung when an image keeps the decoder longer than allowed.
         """
         ahead = _Ahead(limit_bytes=2 * SLAB_BYTES, permits=self._may_decode)
+        for slab in in_slabs(self._sights(outcomes, ahead), most=self._plan.slab_images):
+            slab_bytes = sum(sight.image.pixels.nbytes for sight in slab)
+            yield slab
+            del slab  # or its pixels would stay while the next ones gather
+            ahead.gone(slab_bytes)
+
+    def _sights(self, outcomes: Sequence[Outcome], ahead: _Ahead) -> Iterator[Sight]:
         waiting: deque[Future[Sight | None]] = deque()
         rest = enumerate(outcomes)
-        slab: list[Sight] = []
-        slab_bytes = 0
         try:
             while True:
                 while len(waiting) < self._plan.window and (found := next(rest, None)):
@@ -98,14 +126,8 @@ class ImageStream:
                     break
                 sight = self._result(waiting.popleft(), ahead)
                 if sight is not None:
-                    slab.append(sight)
-                    slab_bytes += sight.image.pixels.nbytes
-                if len(slab) >= self._plan.slab_images or slab_bytes >= SLAB_BYTES:
-                    yield slab
-                    ahead.gone(slab_bytes)
-                    slab, slab_bytes, sight = [], 0, None
-            if slab:
-                yield slab
+                    yield sight
+                    sight = None
         finally:
             ahead.close()
             for future in waiting:

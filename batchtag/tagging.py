@@ -111,6 +111,7 @@ class _Tally:
         figures.phase = "tagging"
         figures.counters = counters
         figures.busy = busy_shares(workers)
+        figures.openers = max(worker.openers for worker in workers.values())
         figures.tagging_s = now - self._began
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from batchtag import models
 from batchtag.errors import Code, ModelError, RunFailed, StorageError
@@ -26,6 +26,7 @@ from batchtag.look import DeviceLost, Sight, look
 from batchtag.models.runtime import Runtime
 from batchtag.models.spec import ModelSpec
 from batchtag.monitor import NOWHERE, Counters, Start, WorkerFigures, copy_of
+from batchtag.openers import Measured, Openers, OpenersStream, pays
 from batchtag.outputs import PartWriter
 from batchtag.records import Bundle, Commit, Failure, ModelCard, Outcome, Stage
 from batchtag.storage import open_store, warm_up
@@ -50,6 +51,7 @@ class WorkPlan:
     cards: tuple[ModelCard, ...]
     stream: StreamPlan
     runtime: Runtime
+    decode: Literal["auto", "with_models", "own_pool"] = "with_models"
     source: str = ""
     """One URI of the source, to have its store ready when the models are."""
 
@@ -71,8 +73,8 @@ class MonitorLine(Protocol):
 class Worker:
     """Runs in the GPU actor, or in any process. `tag` may be called from two threads at once."""
 
-    def __init__(self, plan: WorkPlan, monitor: MonitorLine) -> None:
-        """Loads every model; raises ModelError when one cannot be had."""
+    def __init__(self, plan: WorkPlan, monitor: MonitorLine, *, openers: Openers | None = None) -> None:
+        """Loads every model; raises ModelError when one cannot be had. Without `openers` it opens all images itself."""
         self.name = uuid.uuid4().hex[:12]
         self._plan = plan
         self._monitor = monitor
@@ -85,6 +87,8 @@ class Worker:
             may_write=lambda: check_lease(self._layout.lease, store=self._out, run_id=plan.run_id),
         )
         self._stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
+        self._elsewhere = OpenersStream(plan.stream, openers, here=self._stream) if openers else None
+        self._slots = 0
         threading.Thread(target=_warm_up, args=(plan.source, plan.source_options), daemon=True).start()
         self._models = _load_models(plan)
         self._device = threading.Lock()
@@ -93,6 +97,7 @@ class Worker:
         self._in_flight: dict[str, Counters] = {}
         self._counting = threading.Lock()
         self._born = time.monotonic()
+        self._first_bundle_at: float | None = None
         threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
 
     def tag(self, bundle: Bundle) -> Commit:
@@ -112,6 +117,7 @@ class Worker:
     def _tag(self, bundle: Bundle, order: Start) -> Commit:
         outcomes = [Outcome.of(ref) for ref in read_bundle(bundle, store=self._out, layout=self._layout)]
         done = self._begin_counting(bundle)
+        self._decide_who_opens()
         counted = 0
         for slab in self._slabs(bundle, outcomes, order):
             with self._device:
@@ -133,7 +139,10 @@ class Worker:
     def _slabs(self, bundle: Bundle, outcomes: list[Outcome], order: Start) -> Iterator[list[Sight]]:
         if not order.careful:
             try:
-                yield from self._stream.slabs(outcomes)
+                if self._slots and self._elsewhere:
+                    yield from self._elsewhere.slabs(outcomes)
+                else:
+                    yield from self._stream.slabs(outcomes)
             except Hung:
                 self._die(bundle, f"an image of bundle {bundle.id} keeps the decoder")
             return
@@ -143,6 +152,27 @@ class Worker:
                 outcome.failure = Failure(stage=Stage.PREDICT, code=Code.CRASHED, message=message, attempts=2)
         alive = [outcome for outcome in outcomes if outcome.failure is None]
         yield from self._stream.one_by_one(alive, announce=lambda position: self._monitor.at(bundle.id, position))
+
+    def _decide_who_opens(self) -> None:
+        """At the beginning of a bundle: openers elsewhere, as many as there are now, or this worker's own threads."""
+        now = time.monotonic()
+        self._first_bundle_at = self._first_bundle_at or now
+        if self._elsewhere is None:
+            return
+        slots = self._elsewhere.slots()
+        if self._plan.decode == "auto" and not self._slots:
+            with self._counting:
+                counters = copy_of(self._counters)
+            times = self._stream.times()
+            so_far = Measured(
+                num_images=counters.num_images,
+                seconds=now - self._first_bundle_at,
+                fetch_s=times.fetch_s,
+                decode_s=times.decode_s,
+                predict_s=counters.predict_s,
+            )
+            slots = slots if pays(so_far, self._plan.stream, slots=slots) else 0
+        self._slots = slots
 
     def _look(self, bundle: Bundle, slab: list[Sight]) -> None:
         try:
@@ -181,6 +211,8 @@ class Worker:
     def beat(self) -> None:
         """Tell the monitor the figures so far."""
         times = self._stream.times()
+        if self._elsewhere is not None:
+            times = times.plus(self._elsewhere.times())
         with self._counting:
             counters = copy_of(self._counters)
             in_flight = {bundle: copy_of(done) for bundle, done in self._in_flight.items()}
@@ -192,8 +224,9 @@ class Worker:
         figures = WorkerFigures(
             counters=counters,
             alive_s=time.monotonic() - self._born,
-            decode_threads=self._plan.stream.decode_threads,
-            fetches=self._plan.stream.fetches,
+            decode_threads=self._slots or self._plan.stream.decode_threads,
+            fetches=max(1, self._slots) * self._plan.stream.fetches,
+            openers=self._slots,
             in_flight=in_flight,
         )
         self._monitor.beat(self.name, figures)

@@ -23,9 +23,12 @@ _HEAD_LIMIT = 64 * 1024
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """The endpoint of a server of that folder: its subfolders are the buckets. It ends with the context."""
-    words = [sys.executable, "-m", "benchmarks.speed.s3server", str(root)]
+def serving(root: Path, *, latency_s: float = 0.0) -> Iterator[str]:
+    """The endpoint of a server of that folder: its subfolders are the buckets. It ends with the context.
+
+    Every answer begins `latency_s` after its question.
+    """
+    words = [sys.executable, "-m", "benchmarks.speed.s3server", str(root), str(latency_s)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -53,8 +56,9 @@ def environment(endpoint_url: str) -> dict[str, str]:
 class Connection(asyncio.Protocol):
     """One client's connection, kept open. Requests of readers have no body, so a request ends with its head."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, latency_s: float) -> None:
         self._root = root
+        self._latency_s = latency_s
         self._received = b""
         self._transport: asyncio.Transport | None = None
 
@@ -67,10 +71,14 @@ class Connection(asyncio.Protocol):
         self._received += data
         while (end := self._received.find(b"\r\n\r\n")) >= 0:
             head, self._received = self._received[:end], self._received[end + 4 :]
-            for piece in answer(self._root, head.decode("latin-1")):
-                self._transport.write(piece)
+            asyncio.get_running_loop().call_later(self._latency_s, self._answer, head)
         if len(self._received) > _HEAD_LIMIT:
             self._transport.close()
+
+    def _answer(self, head: bytes) -> None:
+        assert self._transport is not None
+        for piece in answer(self._root, head.decode("latin-1")):
+            self._transport.write(piece)
 
 
 def answer(root: Path, head: str) -> list[bytes]:
@@ -176,11 +184,12 @@ def _head(status: int, facts: dict[str, str]) -> list[bytes]:
     return [f"HTTP/1.1 {status} -\r\nServer: bench\r\nx-amz-request-id: 1\r\n{lines}\r\n".encode()]
 
 
-async def _serve(root: Path) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(root), "127.0.0.1", 0, backlog=512)
+async def _serve(root: Path, latency_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(root, latency_s), "127.0.0.1", 0, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1])))
+    asyncio.run(_serve(Path(sys.argv[1]), float(sys.argv[2])))

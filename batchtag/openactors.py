@@ -1,0 +1,135 @@
+"""Openers as Ray actors: one on each CPU that the workers leave free, on nodes without a GPU too.
+
+Each worker has its own few, and they end with it. Actors and not tasks: Ray ends a task's process after a second
+without work where there are more processes than CPUs, and starting one costs 1.5 s of a core; with tasks the model was
+0.69 busy where actors give 0.85 and more (`python -m benchmarks.shapes`). Each has two chunks in hand, so one is
+fetched while the other is decoded. Pixels come back through the object store; on one node nothing is copied. A process
+whose decoder hangs cannot be mended: it tells, and ends itself when it is given the next chunk; Ray starts it again
+and, three times, gives it the chunk it died of. An opener whose node is gone is passed over until it answers again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from batchtag.openers import ChunkOpener, Opened, OpenerDied
+from batchtag.placement import Machine, free_cpus, openers_of_worker
+from batchtag.records import Outcome
+from batchtag.storage import open_store
+from batchtag.stream import Hung, ImageStream, StreamPlan
+
+IN_HAND = 2
+_RETRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPlan:
+    """What an opener must know. Travels to it by pickle and is stored nowhere."""
+
+    stream: StreamPlan
+    source_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def machines() -> list[Machine]:
+    """The nodes of the cluster that this process has joined."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    return [Machine(cpus=found.get("CPU", 0.0), gpus=found.get("GPU", 0.0)) for found in alive]
+
+
+class Opener:
+    """The actor. `open` may be called from two threads at once."""
+
+    def __init__(self, plan: OpenPlan) -> None:
+        stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
+        self._opener = ChunkOpener(stream)
+        self._hangs = False
+
+    def open(self, outcomes: list[Outcome]) -> Opened | str:
+        """The chunk, opened; or, as text, why it could not be."""
+        if self._hangs:
+            os._exit(1)
+        try:
+            return self._opener.open(outcomes)
+        except Hung:
+            self._hangs = True
+            return "an image keeps the decoder"
+
+
+@dataclass(eq=False)
+class _Employed:
+    actor: Any
+    in_hand: int = 0
+    late: int = 0
+    """How often in a row it was given up waiting for."""
+
+
+class RayOpeners:
+    """The `Openers` of one of `actors` workers, who take `cpus_per_actor` each and share what they leave.
+
+    Safe to use from two threads. Openers are started when the first chunk goes out.
+    """
+
+    def __init__(self, plan: OpenPlan, *, actors: int, cpus_per_actor: float) -> None:
+        self._plan = plan
+        self._actors, self._cpus_per_actor = actors, cpus_per_actor
+        self._count, self._cpus = 0, 0.0
+        self._employed: list[_Employed] = []
+        self._lock = threading.Lock()
+
+    def slots(self) -> int:
+        free = free_cpus(machines(), actors=self._actors, cpus_per_actor=self._cpus_per_actor)
+        with self._lock:
+            self._count, self._cpus = openers_of_worker(free, actors=self._actors)
+            return IN_HAND * self._count
+
+    def open(self, outcomes: list[Outcome]) -> _Handle:
+        with self._lock:
+            self._employ()
+            opener = min(self._employed, key=lambda one: (one.late, one.in_hand))
+            opener.in_hand += 1
+        return _Handle(opener, opener.actor.open.remote(outcomes), self._lock)
+
+    def _employ(self) -> None:
+        """As many as there is room for; those that answered late go first. One that goes does what it has in hand."""
+        self._employed.sort(key=lambda one: one.late)
+        del self._employed[max(1, self._count) :]
+        while len(self._employed) < max(1, self._count):
+            actor = ray.remote(Opener).options(
+                num_cpus=self._cpus, max_restarts=-1, max_task_retries=_RETRIES, max_concurrency=IN_HAND
+            )
+            self._employed.append(_Employed(actor.remote(self._plan)))
+
+
+class _Handle:
+    def __init__(self, opener: _Employed, answer: Any, lock: threading.Lock) -> None:
+        self._opener, self._answer, self._lock = opener, answer, lock
+
+    def result(self, timeout: float | None = None) -> Opened:
+        try:
+            opened: Opened | str = ray.get(self._answer, timeout=timeout)
+        except ray.exceptions.GetTimeoutError as error:
+            raise TimeoutError from error
+        except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError):
+            raise  # a mistake of ours, or the end of Ray
+        except ray.exceptions.RayError as error:
+            self._returned(late=False)
+            raise OpenerDied(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        self._returned(late=False)
+        if isinstance(opened, str):
+            raise OpenerDied(opened)
+        return opened
+
+    def cancel(self) -> None:
+        self._returned(late=True)
+        ray.cancel(self._answer)
+
+    def _returned(self, *, late: bool) -> None:
+        with self._lock:
+            self._opener.in_hand -= 1
+            self._opener.late = self._opener.late + 1 if late else 0

@@ -1,0 +1,179 @@
+"""Images opened by other processes: the second shape of the line, for models that outrun the cores beside them.
+
+A bundle goes out in chunks, to whatever has a CPU left (`openactors`: Ray actors, on nodes without a GPU too), and
+comes back as decoded images in the order of the index, so that slabs, parts and rows are those of the first shape. The
+worker depends on nobody: a chunk that is not there when it is wanted is opened here, so are the first ones while the
+openers still start, and one whose opener died, perhaps of a picture in it, is opened here with care, decoding in a
+child. Knows nothing of Ray; what `concurrent.futures` has will do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+from batchtag.look import Sight
+from batchtag.records import DecodedImage, Outcome
+from batchtag.stream import ImageStream, StreamPlan, Times, in_slabs
+
+log = logging.getLogger(__name__)
+CHUNK_IMAGES = 32
+"""Sending one off and taking it back costs the worker 2 ms."""
+AHEAD_BYTES = 768 * 2**20
+"""Pixels that a worker lets wait in the object store, as far as the chunks so far tell."""
+PATIENCE_S, IMPATIENCE_S = 5.0, 0.1
+"""So long a worker waits for the chunk that is next: the first if the last one came, the second if it did not."""
+GAIN = 1.15
+"""The other shape must promise so much more: going out costs processes, memory and copies."""
+TRANSPORT = 0.9
+"""Of what the arithmetic promises, what was measured (`python -m benchmarks.shapes`)."""
+JUDGED_AFTER_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """One chunk, opened: outcomes as they are then, the images of those that could be decoded.
+
+    `times` is what the opener took since it last told, which may be of other chunks too.
+    """
+
+    outcomes: list[Outcome]
+    images: list[DecodedImage | None]
+    times: Times
+
+
+class OpenerDied(Exception):
+    """The process that was opening a chunk is gone, or its decoder hangs."""
+
+
+class Handle(Protocol):
+    """A chunk that is out; a `Future[Opened]` is one."""
+
+    def result(self, timeout: float | None = None) -> Opened:
+        """Raises TimeoutError when it is not there yet, OpenerDied when it will not come."""
+        ...
+
+    def cancel(self) -> object: ...
+
+
+class Openers(Protocol):
+    """Processes that open images for a worker."""
+
+    def slots(self) -> int:
+        """How many chunks they can have in hand for this worker as things are now, two each. 0: nobody is there."""
+        ...
+
+    def open(self, outcomes: list[Outcome]) -> Handle: ...
+
+
+class ChunkOpener:
+    """What an opener does. Safe to use from several threads."""
+
+    def __init__(self, stream: ImageStream) -> None:
+        self._stream = stream
+        self._told = Times()
+        self._telling = threading.Lock()
+
+    def open(self, outcomes: list[Outcome]) -> Opened:
+        """One chunk. Raises Hung."""
+        images = {sight.outcome.ref.position: sight.image for slab in self._stream.slabs(outcomes) for sight in slab}
+        with self._telling:
+            now = self._stream.times()
+            since, self._told = now.plus(self._told, sign=-1), now
+        return Opened(outcomes=outcomes, images=[images.get(o.ref.position) for o in outcomes], times=since)
+
+
+class OpenersStream:
+    """The images of bundles, as `ImageStream` gives them. Bundles may share one; each has its own chunks out."""
+
+    def __init__(self, plan: StreamPlan, openers: Openers, *, here: ImageStream) -> None:
+        self._plan = plan
+        self._openers = openers
+        self._here = here
+        self._times = Times()
+        self._comes = False
+
+    def times(self) -> Times:
+        """What opening elsewhere cost so far."""
+        return self._times
+
+    def slots(self) -> int:
+        """How many chunks openers can have in hand as things are now."""
+        return self._openers.slots()
+
+    def slabs(self, outcomes: Sequence[Outcome]) -> Iterator[list[Sight]]:
+        """The images that could be opened, in order, in slabs; the others' outcomes have their failure. Raises Hung."""
+        return in_slabs(self._sights(outcomes), most=self._plan.slab_images)
+
+    def _sights(self, outcomes: Sequence[Outcome]) -> Iterator[Sight]:
+        out: deque[tuple[list[Outcome], Handle]] = deque()
+        chunks = (list(outcomes[start : start + CHUNK_IMAGES]) for start in range(0, len(outcomes), CHUNK_IMAGES))
+        allowed = most = 2 + self._openers.slots()
+        try:
+            while True:
+                while len(out) < allowed and (chunk := next(chunks, None)):
+                    out.append((chunk, self._openers.open(chunk)))
+                if not out:
+                    return
+                size = 0
+                for sight in self._opened(*out.popleft()):
+                    size += sight.image.pixels.nbytes
+                    yield sight
+                    del sight
+                allowed = max(2, min(most, AHEAD_BYTES // max(1, size)))
+        finally:
+            for _, handle in out:
+                handle.cancel()
+
+    def _opened(self, chunk: list[Outcome], handle: Handle) -> Iterator[Sight]:
+        try:
+            found = handle.result(timeout=PATIENCE_S if self._comes else IMPATIENCE_S)
+        except TimeoutError:
+            self._comes = False
+            handle.cancel()
+            for slab in self._here.slabs(chunk):
+                yield from slab
+        except OpenerDied as error:
+            log.warning("positions %d to %d: %s", chunk[0].ref.position, chunk[-1].ref.position, error)
+            for slab in self._here.one_by_one(chunk, announce=lambda position: None):
+                yield from slab
+        else:
+            self._comes = True
+            self._times = self._times.plus(found.times)
+            for outcome, there, image in zip(chunk, found.outcomes, found.images, strict=True):
+                _take(outcome, there)
+                if image is not None:
+                    yield Sight(outcome, image)
+
+
+def _take(outcome: Outcome, there: Outcome) -> None:
+    """Make the worker's own outcome what an opener made of its copy."""
+    for known in fields(Outcome):
+        setattr(outcome, known.name, getattr(there, known.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one worker did so far in the first shape. `seconds` of time, the others summed over threads."""
+
+    num_images: int
+    seconds: float
+    fetch_s: float
+    decode_s: float
+    predict_s: float
+
+
+def pays(so_far: Measured, plan: StreamPlan, *, slots: int) -> bool:
+    """Whether opening in `slots` processes elsewhere is worth it for a worker that did so much by itself."""
+    if not slots or not so_far.num_images or so_far.seconds < JUDGED_AFTER_S:
+        return False
+    n = so_far.num_images
+    model = n / max(so_far.predict_s, 1e-9)
+    decode, fetch = n / max(so_far.decode_s, 1e-9), n / max(so_far.fetch_s, 1e-9)
+    here = min(model, decode * plan.decode_threads, fetch * plan.fetches)
+    elsewhere = TRANSPORT * min(model, decode * slots / 2, fetch * plan.fetches * slots / 2)
+    return elsewhere >= GAIN * max(here, n / so_far.seconds)

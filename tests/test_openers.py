@@ -1,0 +1,175 @@
+"""Images opened by other processes: the same slabs and outcomes, whatever happens to the others."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchtag import openers
+from batchtag.openers import CHUNK_IMAGES, ChunkOpener, Measured, Opened, OpenerDied, OpenersStream, pays
+from batchtag.records import Outcome
+from batchtag.stream import Hung, ImageStream
+from tests.samples import picture_folder
+from tests.test_stream import opened, outcomes_of, plan
+
+NUM_IMAGES = 3 * CHUNK_IMAGES + 5
+SLAB = 7
+
+
+class Others:
+    """Openers in threads; what goes to them and comes back is pickled, as between processes."""
+
+    def __init__(self, before: Callable[[list[Outcome]], None] = lambda chunk: None, *, slots: int = 4) -> None:
+        self.opener = ChunkOpener(opened(plan(slab_images=SLAB)))
+        self.chunks: list[list[int]] = []
+        self._before = before
+        self._slots = slots
+        self._pool = ThreadPoolExecutor(slots)
+
+    def slots(self) -> int:
+        return self._slots
+
+    def open(self, outcomes: list[Outcome]) -> Future[Opened]:
+        self.chunks.append([outcome.ref.position for outcome in outcomes])
+        return self._pool.submit(self._open, pickle.dumps(outcomes))
+
+    def _open(self, sent: bytes) -> Opened:
+        outcomes = pickle.loads(sent)
+        self._before(outcomes)
+        answer: Opened = pickle.loads(pickle.dumps(self.opener.open(outcomes)))
+        return answer
+
+
+def found(stream: OpenersStream | ImageStream, outcomes: list[Outcome]) -> tuple[list[Any], list[Outcome]]:
+    """The slabs as (position, pixels) and all outcomes."""
+    slabs = [
+        [(sight.outcome.ref.position, sight.image.pixels.tobytes()) for sight in slab]
+        for slab in stream.slabs(outcomes)
+    ]
+    return slabs, outcomes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> list[Outcome]:
+    """Some pictures, one of them none."""
+    listed = picture_folder(tmp_path / "p", NUM_IMAGES)
+    Path(listed[40].uri).write_bytes(b"<html>no picture</html>")
+    return outcomes_of(listed)
+
+
+@pytest.fixture
+def expected(folder: list[Outcome]) -> tuple[list[Any], list[Outcome]]:
+    copies = pickle.loads(pickle.dumps(folder))
+    return found(opened(plan(slab_images=SLAB)), copies)
+
+
+def here(**changes: Any) -> ImageStream:
+    return opened(plan(slab_images=SLAB, **changes))
+
+
+def through(others: Others) -> OpenersStream:
+    return OpenersStream(plan(slab_images=SLAB), others, here=here())
+
+
+def test_others_give_the_slabs_and_outcomes_that_this_process_gives(
+    folder: list[Outcome], expected: tuple[list[Any], list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openers, "IMPATIENCE_S", 30.0)
+    others = Others()
+    stream = through(others)
+    assert found(stream, folder) == expected
+    assert [position for chunk in others.chunks for position in chunk] == [o.ref.position for o in folder]
+    assert stream.times().fetched_bytes == sum(outcome.size_bytes for outcome in folder)
+
+
+def test_chunks_that_do_not_come_are_opened_here(
+    folder: list[Outcome], expected: tuple[list[Any], list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openers, "IMPATIENCE_S", 0.01)
+    over = threading.Event()
+
+    def never(chunk: list[Outcome]) -> None:
+        over.wait(30)
+
+    others = Others(never)
+    stream = through(others)
+    try:
+        assert found(stream, folder) == expected
+    finally:
+        over.set()
+    assert stream.times().fetched_bytes == 0
+
+
+def test_a_chunk_whose_opener_died_is_opened_here_in_a_child(
+    folder: list[Outcome], expected: tuple[list[Any], list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openers, "IMPATIENCE_S", 30.0)
+    careful: list[int] = []
+    one_by_one = ImageStream.one_by_one
+
+    def watched(self: ImageStream, outcomes: list[Outcome], **keywords: Any) -> Any:
+        careful.extend(outcome.ref.position for outcome in outcomes)
+        return one_by_one(self, outcomes, **keywords)
+
+    def die_of_the_second_chunk(chunk: list[Outcome]) -> None:
+        if chunk[0].ref.position == folder[CHUNK_IMAGES].ref.position:
+            raise OpenerDied("the node is gone")
+
+    monkeypatch.setattr(ImageStream, "one_by_one", watched)
+    assert found(through(Others(die_of_the_second_chunk)), folder) == expected
+    assert careful == [outcome.ref.position for outcome in folder[CHUNK_IMAGES : 2 * CHUNK_IMAGES]]
+
+
+def test_no_more_chunks_are_out_than_others_can_have_in_hand_and_two(folder: list[Outcome]) -> None:
+    others = Others(slots=1)
+    slabs = through(others).slabs(folder)
+    next(slabs)
+    assert len(others.chunks) <= 1 + 2
+    slabs.close()  # type: ignore[attr-defined]
+
+
+def test_an_image_that_keeps_the_decoder_of_an_opener_is_told(folder: list[Outcome]) -> None:
+    class Stuck(ImageStream):
+        def slabs(self, outcomes: Any) -> Any:
+            raise Hung
+
+    with pytest.raises(Hung):
+        ChunkOpener(Stuck(plan(), store_for=lambda uri: pytest.fail(uri))).open(folder[:3])
+
+
+def measured(*, fetch_ms: float, decode_ms: float, model_ms: float, rate: float, num_images: int = 10_000) -> Measured:
+    return Measured(
+        num_images=num_images,
+        seconds=num_images / rate,
+        fetch_s=fetch_ms * num_images / 1000,
+        decode_s=decode_ms * num_images / 1000,
+        predict_s=model_ms * num_images / 1000,
+    )
+
+
+SIXTEEN_FETCHES = plan(fetches=16, decode_threads=4)
+
+
+@pytest.mark.parametrize(
+    ("so_far", "slots", "expected"),
+    [
+        (measured(fetch_ms=30, decode_ms=6, model_ms=3, rate=320), 16, False),
+        (measured(fetch_ms=30, decode_ms=6, model_ms=0.5, rate=500), 16, True),
+        (measured(fetch_ms=300, decode_ms=6, model_ms=3, rate=53), 16, True),
+        (measured(fetch_ms=30, decode_ms=40, model_ms=3, rate=95), 4, False),
+        (measured(fetch_ms=30, decode_ms=40, model_ms=3, rate=95), 16, True),
+        (measured(fetch_ms=30, decode_ms=40, model_ms=3, rate=95), 0, False),
+        (measured(fetch_ms=30, decode_ms=40, model_ms=3, rate=95, num_images=100), 16, False),
+    ],
+    ids=["the model is the limit", "light", "far away", "few elsewhere", "many elsewhere", "nobody", "too early"],
+)
+def test_going_out_pays_where_fetching_or_decoding_holds_the_model_back(
+    so_far: Measured, slots: int, expected: bool
+) -> None:
+    assert pays(so_far, SIXTEEN_FETCHES, slots=slots) is expected
