@@ -145,10 +145,13 @@ def _wanted(
 def _largest_actor(
     compute: ComputeSpec, machines: Sequence[Machine], wanted: int | Literal["auto"], *, on_gpu: bool
 ) -> float:
-    """The CPUs that a worker takes at most, so that openers have some: a GPU's worker one, one on CPUs its half."""
+    """The CPUs that a worker takes at most, so that openers have some: on a GPU one, with an own pool its half."""
     if compute.decode == "with_models" or wanted == "auto" or (compute.decode == "auto" and not on_gpu):
         return float("inf")
-    return 1.0 if on_gpu else (sum(machine.cpus for machine in machines) - 1) / (2 * wanted)
+    half = (sum(machine.cpus for machine in machines) - 1) / (2 * wanted)
+    if compute.decode == "own_pool":
+        return max(0.1, min(1.0, half) if on_gpu else half)
+    return 1.0
 
 
 def _cpu_workers(hosts: Sequence[Machine]) -> int:

@@ -98,7 +98,10 @@ class _Run:
         self._layout = Layout(spec.output.uri)
         self._store = open_store(spec.output.uri, spec.output.storage_options)
         self._lease = Lease(self._layout.lease, store=self._store, run_id=report.run_id)
-        self._ray = RaySession(address=spec.compute.address, verbose=verbose)
+        may_carry = spec.compute.decode == "own_pool" or (
+            spec.compute.decode == "auto" and spec.compute.device != "cpu"
+        )
+        self._ray = RaySession(address=spec.compute.address, verbose=verbose, carries_pixels=may_carry)
         self._cards: Future[tuple[ModelCard, ...]] = Future()
         self._totals = Totals()
         self._figures = Figures(phase="starting")

@@ -36,8 +36,8 @@ _LONGEST_TMPDIR = 16
 _PATIENCE_S = 2.0
 """Ray's per-node agents notice only after half a minute that their raylet is gone; nothing is lost by ending them."""
 _LEFT_BEHIND_S = 24 * 3600.0
-_OBJECT_STORE_BYTES = 256 * 2**20
-"""Bundles and commits are a few hundred bytes each; pixels never go through the object store."""
+_OBJECT_STORE_BYTES, _WITH_PIXELS_BYTES = 256 * 2**20, 2**30
+"""Bundles and commits are a few hundred bytes each; pixels go through the object store if others open images."""
 
 
 def address_of(asked: str) -> str:
@@ -132,7 +132,8 @@ class RaySession:
     `ready` is done when Ray is there, or holds the RunFailed that says why it is not.
     """
 
-    def __init__(self, *, address: str, verbose: bool) -> None:
+    def __init__(self, *, address: str, verbose: bool, carries_pixels: bool = False) -> None:
+        self._object_store_bytes = _WITH_PIXELS_BYTES if carries_pixels else _OBJECT_STORE_BYTES
         self._address = address_of(address)
         self._verbose = verbose
         self._folder: Path | None = None
@@ -199,7 +200,7 @@ class RaySession:
             address="local",
             num_cpus=max(2, available_cores()),
             include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
+            object_store_memory=self._object_store_bytes,
             _temp_dir=str(self._folder),
             **common,
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from batchtag.errors import UsageError
-from batchtag.placement import MAX_BUNDLE, MIN_BUNDLE, Machine, Placement, bundle_size, place
+from batchtag.placement import MAX_BUNDLE, MIN_BUNDLE, Machine, Placement, bundle_size, openers_of_worker, place
 from batchtag.spec import ComputeSpec
 from tests.samples import card
 
@@ -60,11 +60,11 @@ def test_all_actors_fit_and_a_cpu_is_left_for_ray_data(name: str) -> None:
         ("sixty-four cores", 32, 1.9, 2),
         ("four small nodes", 8, 1.5, 2),
         ("a head of one core and a large node", 17, 1.8, 2),
-        ("one gpu", 1, 15, 16),
-        ("eight gpus", 8, 7.8, 8),
+        ("one gpu", 1, 1, 16),
+        ("eight gpus", 8, 1, 8),
         ("eight gpus and few cores", 8, 0.3, 1),
         ("cpu nodes beside a gpu node", 4, 1, 1),
-        ("uneven gpu nodes", 9, 8, 8),
+        ("uneven gpu nodes", 9, 1, 8),
     ],
 )
 def test_numbers_for_clusters_we_know(name: str, actors: int, cpus_per_actor: float, threads: int) -> None:
@@ -87,6 +87,29 @@ def test_there_are_no_more_workers_than_bundles_and_fewer_have_more_cores_each()
     assert (few.actors, few.cpus_per_actor, few.compute_threads) == (2, 7.5, 8)
     assert place(AUTO, [node(64, 8)], num_bundles=1).actors == 1
     assert place(ComputeSpec(actors=3), [node(16)], num_bundles=1).actors == 3
+
+
+def test_workers_of_gpus_leave_cpus_to_openers_unless_they_open_images_themselves() -> None:
+    machines = CLUSTERS["eight gpus"]
+    assert place(AUTO, machines).free_cpus == 64 - 8 - 1
+    with_models = place(ComputeSpec(decode="with_models"), machines)
+    assert (with_models.cpus_per_actor, with_models.compute_threads) == (7.8, 8)
+
+
+@pytest.mark.parametrize("name", [name for name in CLUSTERS if name != "one core"])
+def test_an_own_pool_has_room_for_an_opener_of_every_worker(name: str) -> None:
+    machines = CLUSTERS[name]
+    placement = place(ComputeSpec(decode="own_pool"), machines)
+    count, cpus = openers_of_worker(placement.free_cpus, actors=placement.actors)
+    assert count >= 1
+    assert placement.actors * (placement.cpus_per_actor + count * cpus) <= sum(m.cpus for m in machines) - 1 + 1e-6
+
+
+def test_an_own_pool_that_has_no_room_is_refused() -> None:
+    with pytest.raises(UsageError, match="of 8 CPUs too few are left for it beside 1 x 7 of workers"):
+        place(ComputeSpec(decode="own_pool", actors=1, cpus_per_actor=7), [node(8)])
+    with pytest.raises(UsageError, match="of 1 CPUs too few"):
+        place(ComputeSpec(decode="own_pool"), [node(1)])
 
 
 def test_what_the_job_asks_for_is_obeyed() -> None:
@@ -119,7 +142,7 @@ def test_the_reason_says_the_numbers_to_a_person() -> None:
         place(on_torch, [node(2)]).reason
         == "2 workers on cpu (torch), 0.5 of 2 CPUs each, 1 decode threads, slabs of 16"
     )
-    assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda (torch), 7.8 of 64 CPUs each")
+    assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda (torch), 1 of 64 CPUs each")
 
 
 @pytest.mark.parametrize("num_images", [1, 100, 10_000, 131_072])
