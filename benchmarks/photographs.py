@@ -1,6 +1,6 @@
 """The line with `constant` on real photographs, beside the decoding of the same files alone.
 
-    python -m benchmarks.photographs [--images 2000] [--rounds 3] [--data ../shared/data] [--json FILE]
+    python -m benchmarks.photographs [--images 10000] [--rounds 3] [--data ../shared/data] [--json FILE]
 
 In turn: every photograph decoded from memory in as many threads as there are cores, whole by libjpeg-turbo
 (torchvision.io) and as the line does it (to an eighth, for `constant` looks at nothing); and `batchtag run` with the
@@ -10,7 +10,9 @@ In turn: every photograph decoded from memory in as many threads as there are co
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -35,21 +37,24 @@ _AT_ONCE = 256
 def main() -> None:
     """Both in turn, and the ratio of their medians."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=pictures.DATA)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     served = pictures.prepare(CACHE, {"ordinary"}, data=asked.data)
-    folder = served / pictures.BUCKET / "ordinary"
-    files = [folder.parent / name for name in pictures.names(served, "ordinary", num_images=asked.images)]
+    bucket = served / pictures.BUCKET
+    files = [bucket / name for name in pictures.names(served, "ordinary", num_images=asked.images)]
     rules, needs = DecodeRules(), (prepare(ConstantSpec()).need,)
     rates: dict[str, list[float]] = {"whole": [], "as the line": [], "line": []}
-    for _ in range(asked.rounds):
-        rates["whole"].append(decoded_per_second(files, pixels))
-        rates["as the line"].append(decoded_per_second(files, partial(decode, rules=rules, needs=needs)))
-        rates["line"].append(tagged_per_second(folder, len(files)))
-        print(", ".join(f"{what} {found[-1]:,.0f}" for what, found in rates.items()), "images/s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="photographs-", dir=CACHE) as name:
+        for number, path in zip(range(asked.images), itertools.cycle(files), strict=False):
+            os.link(path, Path(name) / f"{number:06d}.jpg")
+        for _ in range(asked.rounds):
+            rates["whole"].append(decoded_per_second(files, pixels))
+            rates["as the line"].append(decoded_per_second(files, partial(decode, rules=rules, needs=needs)))
+            rates["line"].append(tagged_per_second(Path(name), asked.images))
+            print(", ".join(f"{what} {found[-1]:,.0f}" for what, found in rates.items()), "images/s", flush=True)
     line = median(rates["line"])
     shares = {what: line / median(found) for what, found in rates.items() if what != "line"}
     print(f"the line, {line:,.0f} images/s:", ", ".join(f"{share:.2f} of {what}" for what, share in shares.items()))

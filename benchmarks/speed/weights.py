@@ -40,8 +40,11 @@ def checkpoint(folder: Path, builder: str, *, pictures: Sequence[Path], seed: in
         return folder
     task = architectures.task_of(builder)
     labels = list(get_model_weights(builder).DEFAULT.meta["categories"])
-    # A builder's categories may repeat names ("N/A", "crane"); answers are compared by label id, so none may.
-    labels = [f"{label}{'' if labels.index(label) == i else f' {i}'}" for i, label in enumerate(labels)]
+    # A builder's categories may repeat names ("crane"); answers are compared by label id, so none may. Nor may any be
+    # "N/A", COCO's word for numbers that it does not use: batchtag makes no tag of those, and peers would.
+    labels = [
+        f"{label}{'' if labels.index(label) == i and label != 'N/A' else f' {i}'}" for i, label in enumerate(labels)
+    ]
     with torch.inference_mode():
         if task == "classify":
             network, preprocessing = _classifier(builder, pictures, seed=seed)
