@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench lock
+.PHONY: setup demo test lint bench chaos lock
 
 setup: $(STAMP)
 
@@ -30,6 +30,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -W ignore -m benchmarks.speed
+
+chaos: $(STAMP)
+	$(BIN)/python -W ignore -m benchmarks.chaos
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --extra dev --extra heif --extra openvino pyproject.toml -o requirements.lock

@@ -28,6 +28,7 @@ class Counters:
     num_images: int = 0
     num_failed: int = 0
     num_tags: int = 0
+    num_slabs: int = 0
     fetched_bytes: int = 0
     fetch_s: float = 0.0
     decode_s: float = 0.0
@@ -38,7 +39,7 @@ class Counters:
 
     def add(self, other: Counters) -> None:
         """Take in another worker's sums."""
-        for name in ("num_images", "num_failed", "num_tags", "fetched_bytes"):
+        for name in ("num_images", "num_failed", "num_tags", "num_slabs", "fetched_bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("fetch_s", "decode_s", "predict_s", "write_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -88,6 +89,8 @@ class WorkerFigures:
     fetches: int
     openers: int = 0
     """How many openers elsewhere work for it; 0: it opens images itself."""
+    doing: dict[str, str] = field(default_factory=dict)
+    """What it does with each bundle it has in hand: waits, opens images, looks, or writes."""
     in_flight: dict[str, Counters] = field(default_factory=dict)
     """The images of the last few bundles it took, by bundle: what is done of a bundle before its commit is known."""
 

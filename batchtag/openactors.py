@@ -17,8 +17,9 @@ from typing import Any
 
 import ray
 
+from batchtag.nodes import machines, machines_to_come
 from batchtag.openers import ChunkOpener, Opened, OpenerDied
-from batchtag.placement import Machine, free_cpus, openers_of_worker
+from batchtag.placement import free_cpus, openers_of_worker
 from batchtag.records import Outcome
 from batchtag.storage import open_store
 from batchtag.stream import Hung, ImageStream, StreamPlan
@@ -35,13 +36,6 @@ class OpenPlan:
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-def machines() -> list[Machine]:
-    """The nodes of the cluster that this process has joined."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    return [Machine(cpus=found.get("CPU", 0.0), gpus=found.get("GPU", 0.0)) for found in alive]
-
-
 class Opener:
     """The actor. `open` may be called from two threads at once."""
 
@@ -49,6 +43,9 @@ class Opener:
         stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
         self._opener = ChunkOpener(stream)
         self._hangs = False
+
+    def ready(self) -> None:
+        """Answers when the actor is there."""
 
     def open(self, outcomes: list[Outcome]) -> Opened | str:
         """The chunk, opened; or, as text, why it could not be."""
@@ -61,12 +58,22 @@ class Opener:
             return "an image keeps the decoder"
 
 
-@dataclass(eq=False)
 class _Employed:
-    actor: Any
-    in_hand: int = 0
-    late: int = 0
-    """How often in a row it was given up waiting for."""
+    """One opener, and whether it has answered since it was last waited for in vain."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.in_hand = 0
+        self._answer: Any = actor.ready.remote()
+
+    def is_ready(self) -> bool:
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._answer = None
+        return self._answer is None
+
+    def came_late(self) -> None:
+        if self._answer is None:
+            self._answer = self.actor.ready.remote()
 
 
 class RayOpeners:
@@ -83,27 +90,42 @@ class RayOpeners:
         self._lock = threading.Lock()
 
     def slots(self) -> int:
-        free = free_cpus(machines(), actors=self._actors, cpus_per_actor=self._cpus_per_actor)
+        all_machines = [*machines(), *machines_to_come()]
+        free = free_cpus(all_machines, actors=self._actors, cpus_per_actor=self._cpus_per_actor)
         with self._lock:
             self._count, self._cpus = openers_of_worker(free, actors=self._actors)
             return IN_HAND * self._count
 
-    def open(self, outcomes: list[Outcome]) -> _Handle:
+    def open(self, outcomes: list[Outcome]) -> _Handle | _Nobody:
         with self._lock:
             self._employ()
-            opener = min(self._employed, key=lambda one: (one.late, one.in_hand))
+            ready = [one for one in self._employed if one.is_ready()]
+            if not ready:
+                return _Nobody()
+            opener = min(ready, key=lambda one: one.in_hand)
             opener.in_hand += 1
         return _Handle(opener, opener.actor.open.remote(outcomes), self._lock)
 
     def _employ(self) -> None:
-        """As many as there is room for; those that answered late go first. One that goes does what it has in hand."""
-        self._employed.sort(key=lambda one: one.late)
-        del self._employed[max(1, self._count) :]
+        """As many as there is room for; those that are not there go first. One that goes does what it has in hand."""
+        if len(self._employed) > max(1, self._count):
+            self._employed.sort(key=lambda one: not one.is_ready())
+            del self._employed[max(1, self._count) :]
         while len(self._employed) < max(1, self._count):
             actor = ray.remote(Opener).options(
                 num_cpus=self._cpus, max_restarts=-1, max_task_retries=_RETRIES, max_concurrency=IN_HAND
             )
             self._employed.append(_Employed(actor.remote(self._plan)))
+
+
+class _Nobody:
+    """No opener is there yet: the worker opens this chunk itself, at once."""
+
+    def result(self, timeout: float | None = None) -> Opened:
+        raise TimeoutError
+
+    def cancel(self) -> None:
+        """Nothing is under way."""
 
 
 class _Handle:
@@ -132,4 +154,5 @@ class _Handle:
     def _returned(self, *, late: bool) -> None:
         with self._lock:
             self._opener.in_hand -= 1
-            self._opener.late = self._opener.late + 1 if late else 0
+            if late:
+                self._opener.came_late()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from batchtag.errors import BatchtagError, RunFailed
 from batchtag.monitor import Monitor, Start, WorkerFigures
 from batchtag.openactors import OpenPlan, RayOpeners
 from batchtag.placement import Placement
+from batchtag.prometheus import WorkerMetrics
 from batchtag.records import Bundle, Commit
 from batchtag.worker import Worker, WorkPlan
 
@@ -56,8 +58,10 @@ def snapshot(monitor: Any) -> dict[str, WorkerFigures]:
 class _RemoteMonitor:
     """The monitor as a worker calls it. Only what must be known before going on waits for an answer."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, run_id: str) -> None:
         self._actor = actor
+        self._metrics = WorkerMetrics(run_id)
+        self._telling = threading.Lock()
 
     def start(self, bundle: str) -> Start:
         answer: Start = ray.get(self._actor.start.remote(bundle))
@@ -74,6 +78,8 @@ class _RemoteMonitor:
 
     def beat(self, worker: str, figures: WorkerFigures) -> None:
         self._actor.beat.remote(worker, figures)
+        with self._telling:
+            self._metrics.tell(figures)
 
 
 class TagBundles:
@@ -86,7 +92,7 @@ class TagBundles:
         if plan.decode != "with_models":
             open_plan = OpenPlan(stream=plan.stream, source_options=plan.source_options)
             openers = RayOpeners(open_plan, actors=placement.actors, cpus_per_actor=placement.cpus_per_actor)
-        self._worker = Worker(plan, _RemoteMonitor(monitor), openers=openers)
+        self._worker = Worker(plan, _RemoteMonitor(monitor, plan.run_id), openers=openers)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         for row in rows.to_pylist():

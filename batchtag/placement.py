@@ -17,7 +17,9 @@ from batchtag.records import ModelCard
 from batchtag.spec import ComputeSpec
 
 BUNDLE_S = 40.0
-MIN_BUNDLE, MAX_BUNDLE = 64, 8192
+MIN_BUNDLE, MAX_BUNDLE = 16, 8192
+BUNDLES_PER_WORKER = 8
+"""At least, in small jobs: with one or two for each, workers wait for the last one to end."""
 MANY = 131_072
 """So many images or more: the index asks for the size when it has listed that many, and does not know the rest."""
 CPU_GFLOPS_PER_CORE = 25.0
@@ -64,20 +66,29 @@ def free_cpus(machines: Sequence[Machine], *, actors: int, cpus_per_actor: float
     return max(0.0, sum(machine.cpus for machine in machines) - actors * cpus_per_actor - 1)
 
 
-def place(compute: ComputeSpec, machines: Sequence[Machine], *, num_bundles: int | None = None) -> Placement:
+def place(
+    compute: ComputeSpec,
+    machines: Sequence[Machine],
+    *,
+    to_come: Sequence[Machine] = (),
+    num_bundles: int | None = None,
+) -> Placement:
     """Numbers for a run on these machines. Raises UsageError for a job that can never be placed there.
 
-    There are no more workers than bundles to do, unless the job says how many it wants.
+    Machines `to_come` are those that the cluster's autoscaler may add: they count as if they were there, for Ray adds
+    them while actors wait for a place. There are no more workers than bundles to do, unless the job says how many.
 
     An actor runs on one machine, so what counts is how many fit on each, not the sum of the CPUs: on four nodes of 4
     CPUs, one actor of 15 would be waited for in vain.
     """
+    num_there, machines = len(machines), [*machines, *to_come]
     device = _device(compute, machines)
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
     per_gpu = 1 if device == "cuda" else 0
     wanted = _wanted(compute, hosts, on_gpu=device == "cuda", num_bundles=num_bundles)
     at_most = _largest_actor(compute, machines, wanted, on_gpu=device == "cuda")
-    spares = _spares(hosts, one_is_free=len(hosts) < len(machines))
+    beside = [machine for machine in machines if device == "cuda" and not int(machine.gpus)]
+    spares = _spares(hosts, one_is_free=any(machine.cpus >= 1 for machine in beside))
     fits = [(*_actors(wanted, compute.cpus_per_actor, spare, per_gpu, at_most=at_most), spare) for spare in spares]
     actors, per_actor, spare = max(fits, key=lambda fit: fit[0] * fit[1])
     if not actors:
@@ -107,7 +118,8 @@ def place(compute: ComputeSpec, machines: Sequence[Machine], *, num_bundles: int
         slab_images=slab,
         free_cpus=free,
         reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs each, "
-        f"{decode_threads} decode threads, slabs of {slab}",
+        f"{decode_threads} decode threads, slabs of {slab}"
+        + (f"; {num_there} of {len(machines)} nodes are there" if to_come else ""),
     )
 
 
@@ -156,8 +168,8 @@ def _largest_actor(
 
 def _cpu_workers(hosts: Sequence[Machine]) -> int:
     """One for every two cores, two at least where there are as many."""
-    cores = sum(int(host.cpus) for host in hosts)
-    return max(sum(max(1, int(host.cpus) // CORES_PER_CPU_WORKER) for host in hosts), min(2, cores))
+    whole = [int(host.cpus) for host in hosts if host.cpus >= 1]
+    return max(1, sum(max(1, cores // CORES_PER_CPU_WORKER) for cores in whole), min(2, sum(whole)))
 
 
 def _spares(hosts: Sequence[Machine], *, one_is_free: bool) -> list[list[Machine]]:
@@ -230,6 +242,6 @@ def bundle_size(
     gflops = sum(card.gflops * (CROPS_PER_IMAGE if card.crops_of else 1) for card in cards)
     device_rate = GPU_GFLOPS if placement.device == "cuda" else CPU_GFLOPS_PER_CORE * cores
     seconds_per_image = gflops / device_rate + 1 / (CPU_IMAGES_PER_S_PER_CORE * cores)
-    fair_share = (num_images if num_images < MANY else 8 * MANY) / (4 * placement.actors)
+    fair_share = (num_images if num_images < MANY else 8 * MANY) / (BUNDLES_PER_WORKER * placement.actors)
     size = min(BUNDLE_S / seconds_per_image, max(fair_share, MIN_BUNDLE))
     return max(MIN_BUNDLE, min(MAX_BUNDLE, int(size)))

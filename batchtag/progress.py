@@ -8,6 +8,7 @@ each worker); the busiest is the bottleneck.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,9 @@ class Figures:
     counters: Counters = field(default_factory=Counters)
     tagging_s: float = 0.0
     busy: dict[str, float] = field(default_factory=dict)
+    workers: int = 0
+    """Those that gave a sign of life in the last seconds."""
+    device: str = ""
     openers: int = 0
     """Of one worker, at most; 0 while every worker opens its images itself."""
 
@@ -93,8 +97,9 @@ def line(figures: Figures) -> str:
         pieces.append(f"{sum(failures.values()):,} failed ({codes})")
     if figures.busy:
         stages = " ".join(f"{stage} {share:.0%}" for stage, share in figures.busy.items())
+        alive = f"{figures.workers} on {figures.device}, " if figures.workers else ""
         opened = f", opened by {figures.openers} tasks a worker" if figures.openers else ""
-        pieces.append(f"busy: {stages}; bottleneck {figures.bottleneck}{opened}")
+        pieces.append(f"busy: {alive}{stages}; bottleneck {figures.bottleneck}{opened}")
     return " | ".join(pieces)
 
 
@@ -148,6 +153,8 @@ class Progress:
 def as_json(figures: Figures) -> dict[str, Any]:
     """The same figures for the run's record and `--json`."""
     return {
+        "phase": figures.phase,
+        "done_before": figures.done_before,
         "images": figures.counters.num_images,
         "tags": figures.counters.num_tags,
         "failed": figures.counters.num_failed,
@@ -158,5 +165,29 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "images_per_s": round(figures.images_per_s, 3),
         "busy": {stage: round(share, 4) for stage, share in figures.busy.items()},
         "bottleneck": figures.bottleneck,
+        "workers": figures.workers,
+        "device": figures.device,
         "openers": figures.openers,
     }
+
+
+def figures_of(record: Mapping[str, Any]) -> Figures:
+    """The figures that a run left in its record: of the driver's, what a person sees."""
+    this_run = record.get("this_run") or {}
+    counters = Counters(
+        num_images=this_run.get("images", 0),
+        num_failed=this_run.get("failed", 0),
+        num_tags=this_run.get("tags", 0),
+        failed_by_code=Counter(this_run.get("failed_by_code", {})),
+    )
+    return Figures(
+        phase=this_run.get("phase", "starting"),
+        total=record.get("num_images", 0),
+        done_before=this_run.get("done_before", 0),
+        counters=counters,
+        tagging_s=this_run.get("tagging_s", 0.0),
+        busy=this_run.get("busy", {}),
+        workers=this_run.get("workers", 0),
+        device=this_run.get("device", ""),
+        openers=this_run.get("openers", 0),
+    )

@@ -6,20 +6,23 @@ import json
 import platform
 import socket
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from batchtag import __version__
 from batchtag.layout import Layout
 from batchtag.ledger import Totals
 from batchtag.progress import duration
 from batchtag.storage import Store
 from batchtag.storage.retry import WRITES, with_retries
 
-_VERSIONS_OF = ("batchtag", "ray", "torch", "torchvision", "pyarrow", "pillow")
+_VERSIONS_OF = ("ray", "torch", "torchvision", "pyarrow", "pillow")
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS_OF}}
+    found = {name: version(name) for name in _VERSIONS_OF}
+    return {"python": platform.python_version(), "batchtag": __version__, **found}
 
 
 @dataclass(kw_only=True)
@@ -35,6 +38,8 @@ class RunReport:
     started_at: str
     state: str = "running"
     message: str = ""
+    updated_at: str = ""
+    """When this record was written: every few seconds while the run lives."""
     ended_at: str = ""
     seconds: float = 0.0
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
@@ -57,6 +62,7 @@ class RunReport:
 
     def store(self, *, store: Store, layout: Layout) -> None:
         """Write, or write again, the record."""
+        self.updated_at = datetime.now(UTC).isoformat(timespec="seconds")
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
         with_retries(lambda: store.write(layout.run(self.run_id), text.encode()), policy=WRITES)
 

@@ -53,15 +53,21 @@ from batchtag.storage import open_store
 from batchtag.stream import StreamPlan
 from batchtag.worker import WorkPlan
 
+RECORD_EVERY_S = 5.0
 
-def run_job(spec: JobSpec, *, console: Console, quiet: bool = False, verbose: bool = False) -> RunReport:
+
+def run_job(
+    spec: JobSpec, *, console: Console, quiet: bool = False, verbose: bool = False, run_id: str = ""
+) -> RunReport:
     """Do what is left of this job. Returns the report of a run after which everything is committed.
+
+    `run_id` is what the run is to be called; by default a new name.
 
     Raises TooManyFailures, Interrupted or another BatchtagError; once OUT was taken, the record of the run is written
     first and the error has it as `report`.
     """
     now = datetime.now(UTC)
-    run_id = f"r-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run_id = run_id or f"r-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     report = RunReport(run_id=run_id, out=spec.output.uri, started_at=now.isoformat(timespec="seconds"))
     with quiet_ray(unless=verbose), Progress(console, quiet=quiet) as progress:
         _Run(spec, report, progress, verbose=verbose).do()
@@ -106,6 +112,7 @@ class _Run:
         self._totals = Totals()
         self._figures = Figures(phase="starting")
         self._began = time.monotonic()
+        self._recorded_at = 0.0
         self._has_out = False
 
     def do(self) -> None:
@@ -213,10 +220,11 @@ class _Run:
             self._check_job()
             self._phase("starting Ray", self._ray.ready)
             began += time.monotonic() - paused
-            from batchtag import openactors
+            from batchtag.nodes import machines, machines_to_come
 
+            all_machines = [*machines(), *machines_to_come()]
             return placement.bundle_size(
-                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=openactors.machines()
+                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=all_machines
             )
 
         index = freeze_index(
@@ -232,9 +240,9 @@ class _Run:
         return index
 
     def _tag(self, bundles: list[Bundle]) -> None:
-        from batchtag import openactors
+        from batchtag.nodes import machines, machines_to_come
 
-        place = placement.place(self._spec.compute, openactors.machines(), num_bundles=len(bundles))
+        place = placement.place(self._spec.compute, machines(), to_come=machines_to_come(), num_bundles=len(bundles))
         self._report.placement = place.reason
         work = tagging.Work(
             bundles=bundles,
@@ -243,7 +251,9 @@ class _Run:
             totals=self._totals,
             figures=self._figures,
             max_failure_rate=self._spec.max_failure_rate,
+            stall_timeout_s=self._spec.compute.stall_timeout_s,
         )
+        self._figures.device = place.device
         self._took("ray", time.monotonic() - self._ray.start_s)
         self._phase("starting workers")
         began = time.monotonic()
@@ -251,8 +261,21 @@ class _Run:
             if figures.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
                 self._took("workers", began)
             self._progress.show(figures)
+            self._keep_record()
             if self._lease.lost:
                 raise LeaseLost(f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}")
+
+    def _keep_record(self) -> None:
+        """Every few seconds, so that whoever can read OUT can watch. What cannot be written now is written later."""
+        now = time.monotonic()
+        if now - self._recorded_at < RECORD_EVERY_S:
+            return
+        self._recorded_at = now
+        self._report.take(self._totals)
+        self._report.this_run = as_json(self._figures)
+        self._report.seconds = round(now - self._began, 3)
+        with contextlib.suppress(StorageError):
+            self._report.store(store=self._store, layout=self._layout)
 
     def _work_plan(self, place: placement.Placement) -> WorkPlan:
         spec, cards = self._spec, self._cards.result()

@@ -74,6 +74,17 @@ class ComputeSpec(Spec):
     """Where images are fetched and decoded: in the workers, or in tasks on the CPUs they leave free; by default each
     worker measures and moves out where that pays. The tables are the same."""
 
+    stall_timeout_s: float = Field(default=600.0, gt=0)
+    """When nothing has moved for so long, the run ends with exit 1 and says where it stands still."""
+    retries: int = Field(default=0, ge=0)
+    """On a cluster: how often a driver that died is begun again there."""
+    package: Literal["sent", "image"] = "sent"
+    """On a cluster: batchtag travels with the job, or is in the image, in the same version."""
+    pip: list[str] = Field(default_factory=list)
+    """On a cluster: what is installed on its nodes for the job, as pip is told."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """On a cluster: environment variables of the job. No secrets: who reaches the cluster can read them."""
+
 
 class JobSpec(Spec):
     """One tagging job."""

@@ -10,20 +10,24 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from batchtag.errors import TooManyFailures, printable
+from batchtag.errors import RunFailed, TooManyFailures, printable
 from batchtag.ledger import Totals
 from batchtag.monitor import Counters, WorkerFigures, copy_of
 from batchtag.placement import Placement
-from batchtag.progress import Figures, busy_shares, sum_counters
+from batchtag.progress import Figures, busy_shares, duration, sum_counters
 from batchtag.records import Bundle, Commit
 from batchtag.worker import WorkPlan
 
 JUDGED_FROM = 200
 """A failure rate over fewer images says little; of fewer, only a whole run in which nothing was tagged is judged."""
 POLL_S = 0.5
+STARTING = 3
+"""So many times longer may it take until the first worker is there: machines have to be started, images pulled."""
+ALIVE_S = 5.0
+"""A worker that gave no sign for so long is not counted."""
 
 
 @dataclass(kw_only=True)
@@ -36,12 +40,13 @@ class Work:
     totals: Totals
     figures: Figures
     max_failure_rate: float
+    stall_timeout_s: float = 600.0
 
 
 def tag(work: Work) -> Iterator[Figures]:
     """Run the line to its end, giving the figures every half second. Ray must be there. Runs on the driver.
 
-    Raises TooManyFailures, or what a worker raised.
+    Raises TooManyFailures, RunFailed when nothing moves any more, or what a worker raised.
     """
     from batchtag import pipeline
 
@@ -60,6 +65,7 @@ def tag(work: Work) -> Iterator[Figures]:
 
     threading.Thread(target=pump, name="pump", daemon=True).start()
     running = True
+    guard = StallGuard(work.stall_timeout_s)
     while running:
         for item in _arrivals(news):
             if isinstance(item, Exception):
@@ -69,7 +75,9 @@ def tag(work: Work) -> Iterator[Figures]:
             else:
                 work.totals.add(item)
                 run.committed(item)
-        run.refresh(work.figures, pipeline.snapshot(monitor))
+        workers = pipeline.snapshot(monitor)
+        run.refresh(work.figures, workers)
+        guard.look(work.figures, workers)
         now = work.figures.counters
         live = Totals(
             num_images=before.num_images + now.num_images,
@@ -80,6 +88,48 @@ def tag(work: Work) -> Iterator[Figures]:
         yield work.figures
 
 
+class StallGuard:
+    """Ends a run in which nothing moves any more: no image, no byte, no start of a worker. Nothing hangs in silence."""
+
+    def __init__(self, timeout_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._moved_at = clock()
+        self._seen: object = None
+
+    def look(self, figures: Figures, workers: Mapping[str, WorkerFigures]) -> None:
+        """Raises RunFailed when what is counted has been the same for too long."""
+        done = figures.counters
+        seen = (
+            done.num_images,
+            done.fetched_bytes,
+            done.fetch_s,
+            done.decode_s,
+            done.predict_s,
+            done.write_s,
+            len(workers),
+        )
+        if seen != self._seen:
+            self._seen, self._moved_at = seen, self._clock()
+        patience_s = self._timeout_s * (1 if workers else STARTING)
+        if self._clock() - self._moved_at > patience_s:
+            raise RunFailed(
+                f"nothing has moved for {duration(patience_s)} (compute.stall_timeout_s): {_standing(workers)}. "
+                "What is committed stays; the same command goes on"
+            )
+
+
+def _standing(workers: Mapping[str, WorkerFigures]) -> str:
+    """Where each worker stands."""
+    if not workers:
+        return "no worker has started; the cluster may lack the CPUs or GPUs that were asked for"
+    pieces = [
+        f"worker {name}: " + (", ".join(f"{stage} bundle {bundle}" for bundle, stage in one.doing.items()) or "idle")
+        for name, one in sorted(workers.items(), key=lambda item: -item[1].alive_s)[:8]
+    ]
+    return "; ".join(pieces)
+
+
 class _Tally:
     """This run's sums: every committed bundle once, and what workers have done of the others, whoever died of them."""
 
@@ -87,6 +137,7 @@ class _Tally:
         self._parts: set[str] = set()
         self._commits = Counters()
         self._began: float | None = None
+        self._alive: dict[str, tuple[float, float]] = {}
 
     def committed(self, commit: Commit) -> None:
         self._parts.add(commit.part)
@@ -111,6 +162,10 @@ class _Tally:
         figures.phase = "tagging"
         figures.counters = counters
         figures.busy = busy_shares(workers)
+        for name, worker in workers.items():
+            if worker.alive_s != self._alive.get(name, (0.0, 0.0))[0]:
+                self._alive[name] = worker.alive_s, now
+        figures.workers = sum(now - seen <= ALIVE_S for _, seen in self._alive.values())
         figures.openers = max(worker.openers for worker in workers.values())
         figures.tagging_s = now - self._began
 

@@ -95,6 +95,7 @@ class Worker:
         self._room = _Room()
         self._counters = Counters()
         self._in_flight: dict[str, Counters] = {}
+        self._doing: dict[str, str] = {}
         self._counting = threading.Lock()
         self._born = time.monotonic()
         self._first_bundle_at: float | None = None
@@ -108,8 +109,12 @@ class Worker:
             return commit
         if order.hopeless:
             raise RunFailed(f"{order.hopeless}. Tag its images, positions {bundle.id}, apart to find the cause")
-        with self._room.entered(alone=order.careful):
-            commit = self._tag(bundle, order)
+        try:
+            self._doing[bundle.id] = "waits with"
+            with self._room.entered(alone=order.careful):
+                commit = self._tag(bundle, order)
+        finally:
+            self._doing.pop(bundle.id, None)
         self._monitor.done(bundle.id)
         self.beat()
         return commit
@@ -119,18 +124,22 @@ class Worker:
         done = self._begin_counting(bundle)
         self._decide_who_opens()
         counted = 0
+        self._doing[bundle.id] = "opens images of"
         for slab in self._slabs(bundle, outcomes, order):
             with self._device:
+                self._doing[bundle.id] = "looks at images of"
                 started = time.monotonic()
                 self._look(bundle, slab)
-                self._count(predict_s=time.monotonic() - started)
+                self._count(num_slabs=1, predict_s=time.monotonic() - started)
             upto = slab[-1].outcome.ref.position - bundle.first + 1
             self._count_images(outcomes[counted:upto], done)
             counted = upto
+            self._doing[bundle.id] = "opens images of"
             del slab  # or its pixels would stay while the next ones gather
         self._count_images(outcomes[counted:], done)
         if order.careful:
             self._monitor.at(bundle.id, NOWHERE)
+        self._doing[bundle.id] = "writes"
         started = time.monotonic()
         commit = self._writer.write(bundle, outcomes, tagged_at=datetime.now(UTC))
         self._count(write_s=time.monotonic() - started)
@@ -203,8 +212,9 @@ class Worker:
                     if outcome.failure is not None:
                         counters.failed(str(outcome.failure.code), outcome.ref.uri)
 
-    def _count(self, *, predict_s: float = 0.0, write_s: float = 0.0) -> None:
+    def _count(self, *, num_slabs: int = 0, predict_s: float = 0.0, write_s: float = 0.0) -> None:
         with self._counting:
+            self._counters.num_slabs += num_slabs
             self._counters.predict_s += predict_s
             self._counters.write_s += write_s
 
@@ -227,6 +237,7 @@ class Worker:
             decode_threads=self._slots or self._plan.stream.decode_threads,
             fetches=max(1, self._slots) * self._plan.stream.fetches,
             openers=self._slots,
+            doing=dict(self._doing),
             in_flight=in_flight,
         )
         self._monitor.beat(self.name, figures)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from batchtag import __version__
-from batchtag.cli import demo, evaluating, models, runs, tables, training
+from batchtag.cli import cluster, demo, evaluating, models, runs, tables, training
 from batchtag.errors import BatchtagError, UsageError, printable
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or job file, 3 more failures than allowed, 130 interrupted.",
 )
-for room in (runs, tables, models, training, evaluating, demo):
+for room in (runs, cluster, tables, models, training, evaluating, demo):
     room.register(app)
 
 

@@ -58,6 +58,7 @@ def run(
     address: Annotated[
         str, typer.Option(help="Join this Ray cluster; by default RAY_ADDRESS, else a private Ray on this machine.")
     ] = "",
+    run_id: Annotated[str, typer.Option(hidden=True, help="What the run is to be called.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray says, too.")] = False,
@@ -91,7 +92,7 @@ def run(
     from batchtag.runs import run_job
 
     try:
-        report = run_job(spec, console=Console(stderr=True), quiet=quiet, verbose=verbose)
+        report = run_job(spec, console=Console(stderr=True), quiet=quiet, verbose=verbose, run_id=run_id)
     except BatchtagError as error:
         if as_json and hasattr(error, "report"):
             _print_json(error.report)

@@ -43,7 +43,7 @@ def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def scrub(text: str, options: Mapping[str, Any]) -> str:
     """The text without the secrets of `options`, of the environment, and of any URL in it."""
-    secrets = {*_leaf_strings(options), *(os.environ.get(name, "") for name in _SECRET_VARIABLES)}
+    secrets = {*secret_strings(options), *(os.environ.get(name, "") for name in _SECRET_VARIABLES)}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")
@@ -57,9 +57,10 @@ def scrubbed(error: StorageError, options: Mapping[str, Any]) -> StorageError:
     return clean
 
 
-def _leaf_strings(options: Mapping[str, Any]) -> Iterator[str]:
+def secret_strings(options: Mapping[str, Any]) -> Iterator[str]:
+    """Every string that may be a secret, however deep."""
     for key, value in options.items():
         if isinstance(value, Mapping):
-            yield from _leaf_strings(value)
+            yield from secret_strings(value)
         elif isinstance(value, str) and key not in _HARMLESS:
             yield value

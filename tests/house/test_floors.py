@@ -17,13 +17,14 @@ FLOORS: list[tuple[str, ...]] = [
     ("layout", "evalpage", "sources", "datasets", "models", "lease", "monitor", "fetch", "isolation"),
     ("index", "outputs", "look", "database", "progress", "spec", "scoring"),
     ("ledger", "partfiles", "stream", "identity", "places", "placement"),
-    ("openers",),
+    ("openers", "nodes", "prometheus"),
     ("worker", "openactors", "record", "query", "predict"),
     ("pipeline", "session", "verify", "training"),
     ("tagging", "evaluation"),
-    ("runs", "train", "evaluate"),
+    ("runs", "train", "evaluate", "cluster"),
     ("demo",),
     ("cli",),
+    ("__main__",),
 ]
 """Lowest first. A family (a folder) is one room. Rooms of one floor do not know each other."""
 

@@ -1,0 +1,283 @@
+"""`batchtag submit`, `list`, `status`, `logs`, `wait`, `cancel`: runs on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchtag.errors import StorageError, UsageError, printable
+
+if TYPE_CHECKING:
+    from batchtag.cluster.address import Cluster
+    from batchtag.cluster.submission import Submission
+    from batchtag.cluster.watching import Standing
+    from batchtag.spec import JobSpec
+
+POLL_S = 2.0
+_NUMBERS = ("images", "images/s", "failed")
+_WIDE = 300
+"""A table that nobody looks at on a terminal is not folded."""
+Address = Annotated[
+    str,
+    typer.Option(help="The cluster: https://host, a tunnel's http://127.0.0.1:8265, ... [default: RAY_ADDRESS]"),
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Speak to it without TLS or without a token.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `submit` printed it, or its OUT.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (submit, list_runs, status, logs, wait, cancel):
+        app.command(command.__name__.removesuffix("_runs"))(command)
+
+
+def submit(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job file (.yaml).")],
+    out: Annotated[str, typer.Option(help="Where the tables go, instead of the job's output.uri.")] = "",
+    address: Address = "",
+    insecure: Insecure = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole request; send nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a job to a Ray cluster; print the run's id. The same submission again finds the run that is under way."""
+    from batchtag.cluster.address import cluster_at
+    from batchtag.cluster.submission import make_submission
+    from batchtag.jobfile import read_job_file, set_value
+    from batchtag.spec import make_spec
+
+    content = read_job_file(Path(job))
+    set_value(content, ["output", "uri"], out)
+    spec = make_spec(content, origin=job)
+    submission = make_submission(spec, name=Path(job).stem)
+    cluster = cluster_at(address or spec.compute.address, insecure=insecure)
+    for warning in submission.warnings:
+        typer.echo(f"batchtag: {printable(warning)}", err=True)
+    if dry_run:
+        told = {"address": cluster.address, "placement": _placement(cluster, spec), **_request(submission)}
+        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+        return
+    _send(cluster, submission, as_json=as_json)
+
+
+def _send(cluster: Cluster, submission: Submission, *, as_json: bool) -> None:
+    from batchtag.cluster.jobs import Jobs
+    from batchtag.cluster.notes import Note, keep
+
+    jobs = Jobs(cluster)
+    here, there = jobs.versions()
+    if here != there:
+        typer.echo(
+            f"batchtag: Ray is {here} here and {there} on the cluster; a job may behave otherwise there", err=True
+        )
+    run, is_new = jobs.submit(submission)
+    keep(Note(run_id=run.run_id, address=cluster.address, out=run.out, name=run.name))
+    if not is_new:
+        typer.echo(f"this job is under way already; `batchtag status {run.run_id} --watch` follows it", err=True)
+    if as_json:
+        typer.echo(json.dumps({"run_id": run.run_id, "out": run.out, "new": is_new, "address": cluster.address}))
+    else:
+        typer.echo(run.run_id)
+
+
+def _placement(cluster: Cluster, spec: JobSpec) -> str:
+    """How the run would lie on the nodes that are there now, or why that cannot be told."""
+    from batchtag.cluster.jobs import Jobs
+    from batchtag.errors import RunFailed
+    from batchtag.placement import place
+
+    try:
+        machines = Jobs(cluster).machines()
+        return place(spec.compute, machines).reason
+    except (RunFailed, UsageError) as error:
+        return f"not known: {error.message}"
+
+
+def _request(submission: Submission) -> dict[str, Any]:
+    from batchtag.cluster.submission import JOB_FILE
+
+    return {
+        "submission_id": submission.run_id,
+        "entrypoint": submission.entrypoint,
+        "runtime_env": submission.runtime_env,
+        "metadata": submission.metadata,
+        JOB_FILE: submission.job,
+    }
+
+
+def list_runs(address: Address = "", insecure: Insecure = False, as_json: Json = False) -> None:
+    """The runs of a cluster: state, images done, rate, failures, start, output."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from batchtag.cluster.address import cluster_at
+    from batchtag.cluster.jobs import Jobs
+
+    found = [_stand(job.run_id, job.out, job) for job in Jobs(cluster_at(address, insecure=insecure)).all()]
+    if as_json:
+        typer.echo(json.dumps([_plain(one) for one in found], indent=1, ensure_ascii=False))
+        return
+    table = Table(box=None)
+    for heading in ("run", "name", "state", "images", "images/s", "failed", "started", "output"):
+        table.add_column(heading, no_wrap=heading == "run", justify="right" if heading in _NUMBERS else "left")
+    for one in found:
+        figures = one.figures
+        done = f"{figures.done:,} of {figures.total:,}" if one.record else ""
+        cells = [one.run_id, one.name, one.state.replace("_", " "), done]
+        cells += [f"{figures.images_per_s:,.1f}" if one.record else "", f"{one.record.get('num_failed', 0):,}"]
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in [*cells, one.started[:16], one.out]))
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(table if found else "no runs")
+
+
+def status(
+    run: Run,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Until it is over, as `run` shows it.")] = False,
+    address: Address = "",
+    insecure: Insecure = False,
+    as_json: Json = False,
+) -> None:
+    """How a run is doing, from its record in OUT; the cluster need not be within reach."""
+    one = _find(run, address, insecure)
+    if watch and not as_json:
+        one = _watch(run, one, address, insecure)
+    typer.echo(json.dumps(_plain(one), indent=1, ensure_ascii=False) if as_json else printable(one.line()))
+
+
+def wait(
+    run: Run,
+    address: Address = "",
+    insecure: Insecure = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Wait until a run is over, and end with its exit code."""
+    one = _find(run, address, insecure)
+    while not one.is_over and quiet:
+        time.sleep(POLL_S)
+        one = _find(run, address, insecure)
+    if not one.is_over:
+        one = _watch(run, one, address, insecure)
+    typer.echo(printable(one.line()), err=True)
+    sys.exit(one.exit_code)
+
+
+def _watch(run: str, one: Standing, address: str, insecure: bool) -> Standing:
+    from rich.console import Console
+
+    from batchtag.progress import Figures, Progress
+
+    with Progress(Console(stderr=True)) as progress:
+        while not one.is_over:
+            phase = one.state if one.state != "running" or not one.record else ""
+            progress.show(Figures(phase=phase) if phase else one.figures)
+            time.sleep(POLL_S)
+            one = _find(run, address, insecure)
+    return one
+
+
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    address: Address = "",
+    insecure: Insecure = False,
+) -> None:
+    """What a run's driver said, from the cluster."""
+    jobs, run_id = _jobs_of(run, address, insecure)
+    shown = 0
+    while True:
+        is_over = jobs.get(run_id).is_over
+        text = jobs.log(run_id)
+        sys.stdout.write(text[shown:])
+        sys.stdout.flush()
+        shown = len(text)
+        if is_over or not follow:
+            return
+        time.sleep(POLL_S)
+
+
+def cancel(run: Run, address: Address = "", insecure: Insecure = False) -> None:
+    """End a run: it commits what is ready and gives everything back. `submit` again goes on from there."""
+    jobs, run_id = _jobs_of(run, address, insecure)
+    job = jobs.get(run_id)
+    if not job.is_over:
+        jobs.stop(run_id)
+        while not (job := jobs.get(run_id)).is_over:
+            time.sleep(POLL_S)
+    typer.echo(printable(_stand(run_id, job.out, job).line()))
+
+
+def _jobs_of(run: str, address: str, insecure: bool) -> Any:
+    """The cluster of a run, and the run's id there."""
+    from batchtag.cluster.address import cluster_at
+    from batchtag.cluster.jobs import Jobs
+    from batchtag.cluster.notes import find
+
+    note = find(run)
+    return Jobs(cluster_at(address or (note.address if note else ""), insecure=insecure)), run
+
+
+def _find(run: str, address: str, insecure: bool) -> Standing:
+    """How it is doing: an OUT's newest run, or a run by its id; the cluster is asked where it can be."""
+    from batchtag.cluster.notes import find
+    from batchtag.errors import RunFailed
+    from batchtag.storage import scheme_of
+
+    if "/" in run or scheme_of(run) != "file":
+        return _newest(run)
+    note = find(run)
+    try:
+        jobs, run_id = _jobs_of(run, address, insecure)
+        job = jobs.get(run_id)
+    except (RunFailed, UsageError):
+        if note is None:
+            raise
+        return _stand(run, note.out, None, name=note.name)
+    one = _stand(run_id, job.out, job)
+    return one if one.state != "died" else _with_reason(one, jobs.last_lines(run_id))
+
+
+def _with_reason(one: Standing, lines: list[str]) -> Standing:
+    from dataclasses import replace
+
+    ours = [line.removeprefix("batchtag: ") for line in lines if line.startswith("batchtag: ")]
+    return replace(one, message=f"{one.message} | {ours[-1]}" if ours else one.message)
+
+
+def _newest(out: str) -> Standing:
+    from batchtag.cluster.watching import newest_run
+    from batchtag.layout import Layout
+    from batchtag.storage import absolute_uri, open_store
+
+    out = absolute_uri(out).rstrip("/")
+    run_id = newest_run(store=open_store(out), layout=Layout(out))
+    if not run_id:
+        raise UsageError(f"{out} holds no run")
+    return _stand(run_id, out, None)
+
+
+def _stand(run_id: str, out: str, job: Any, *, name: str = "") -> Standing:
+    from dataclasses import replace
+
+    from batchtag.cluster.watching import standing
+    from batchtag.storage import open_store
+
+    try:
+        store = open_store(out)
+    except StorageError:
+        out = ""
+        store = open_store("/")
+    one = standing(run_id, out=out, store=store, job=job)
+    return replace(one, name=one.name or name)
+
+
+def _plain(one: Standing) -> dict[str, Any]:
+    return {**asdict(one), "is_over": one.is_over, "exit_code": one.exit_code if one.is_over else None}

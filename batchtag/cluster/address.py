@@ -1,0 +1,78 @@
+"""Which cluster, and whether it may be spoken to: TLS and a token, or a tunnel, unless the user insists.
+
+Whoever reaches the dashboard port of a Ray head runs code on the whole cluster, so a job, and the token with it, goes
+nowhere in the clear. The token comes from where Ray looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, then
+~/.ray/auth_token.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from batchtag.errors import UsageError
+
+DASHBOARD_PORT = 8265
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The address of a head's dashboard, or any other address that Ray accepts, and the token for it."""
+
+    address: str
+    token: str = field(default="", repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+def cluster_at(asked: str, *, insecure: bool = False) -> Cluster:
+    """The cluster that is asked for, by default RAY_ADDRESS, else a head on this machine.
+
+    Raises UsageError for one that is not safe to speak to, unless `insecure`.
+    """
+    address = (asked or os.environ.get("RAY_ADDRESS", "") or f"http://127.0.0.1:{DASHBOARD_PORT}").rstrip("/")
+    if "://" not in address and address != "auto":
+        address = f"http://{address}" if address.endswith(f":{DASHBOARD_PORT}") else address
+    cluster = Cluster(address=address, token=find_token())
+    url = urlsplit(address)
+    if insecure or url.scheme not in ("http", "https") or is_loopback(url.hostname or ""):
+        return cluster
+    if url.scheme == "http":
+        raise UsageError(
+            f"{address} is neither TLS nor this machine: whoever listens sees the token, and whoever has it runs code "
+            f"there. Use https://, or a tunnel (ssh -L {DASHBOARD_PORT}:127.0.0.1:{DASHBOARD_PORT} head) and "
+            f"--address http://127.0.0.1:{DASHBOARD_PORT}; --insecure if the network is private"
+        )
+    if not cluster.token:
+        raise UsageError(
+            f"no token for {address}: a cluster that asks for none runs anybody's code. Set RAY_AUTH_TOKEN, or "
+            "--insecure if something before it asks who you are"
+        )
+    return cluster
+
+
+def find_token() -> str:
+    """The token that Ray would use; "" if there is none. Raises UsageError for a file that cannot be read."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        if named:
+            raise UsageError(f"RAY_AUTH_TOKEN_PATH is {named}, which cannot be read: {error.strerror}") from error
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,181 @@
+"""Ray's Jobs API, with its troubles in our words. One HTTP request a call; runs on the laptop.
+
+What Ray 2.60 does, tried: RAY_ADDRESS and RAY_API_SERVER_ADDRESS override the address that is given, so they are hidden
+from it; a submission id that is taken is answered with 500 and "already exists"; stopping a job that waits for
+resources says yes and does nothing, so no resources are asked for the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchtag.cluster.address import Cluster
+from batchtag.cluster.submission import JOB_FILE, Submission
+from batchtag.errors import BatchtagError, RunFailed, UsageError
+from batchtag.placement import Machine
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+_LAST_LINES = 12
+_OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayJob:
+    """What Ray knows of a run. `status` is PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; times are epoch seconds."""
+
+    run_id: str
+    status: str
+    name: str
+    out: str
+    base: str
+    message: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+class Jobs:
+    """The runs of one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Asks the cluster for its version. Raises RunFailed when it does not answer, or not to us."""
+        self._cluster = cluster
+        with self._words():
+            from ray.job_submission import JobSubmissionClient
+
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            self._client: JobSubmissionClient = JobSubmissionClient(cluster.address, headers=cluster.headers or None)
+
+    def versions(self) -> tuple[str, str]:
+        """Ray's version here, and there."""
+        import ray
+
+        with self._words():
+            return ray.__version__, str(self._client._server_ray_version)
+
+    def machines(self) -> list[Machine]:
+        """The nodes that are alive now, as the dashboard's state API tells them."""
+        with self._words():
+            answer = self._client._do_request("GET", "/api/v0/nodes?detail=true")
+            answer.raise_for_status()
+            rows = answer.json()["data"]["result"]["result"]
+        alive = [row["resources_total"] or {} for row in rows if row["state"] == "ALIVE"]
+        return [Machine(cpus=float(has.get("CPU", 0)), gpus=float(has.get("GPU", 0))) for has in alive]
+
+    def submit(self, submission: Submission) -> tuple[RayJob, bool]:
+        """The run of this job that is under way, else a new one; and whether it is new."""
+        while True:
+            earlier = [job for job in self.all() if job.base == submission.base_id]
+            for job in earlier:
+                if not job.is_over:
+                    return job, False
+            submission = renumbered(submission, attempt=len(earlier) + 1)
+            try:
+                self._send(submission)
+            except _Taken:
+                continue  # by another submission of the same job, a moment ago
+            return self.get(submission.run_id), True
+
+    def _send(self, submission: Submission) -> None:
+        with tempfile.TemporaryDirectory(prefix="batchtag-submit-") as folder:
+            (Path(folder) / JOB_FILE).write_text(json.dumps(submission.job, ensure_ascii=False), encoding="utf-8")
+            with self._words():
+                self._client.submit_job(
+                    entrypoint=submission.entrypoint,
+                    submission_id=submission.run_id,
+                    runtime_env={**submission.runtime_env, "working_dir": folder},
+                    metadata=dict(submission.metadata),
+                )
+
+    def all(self) -> list[RayJob]:
+        """Every run of batchtag's that the cluster remembers, oldest first."""
+        with self._words():
+            found = self._client.list_jobs()
+        jobs = [_job(details) for details in found if (details.metadata or {}).get("batchtag")]
+        return sorted(jobs, key=lambda job: job.started)
+
+    def get(self, run_id: str) -> RayJob:
+        """Raises UsageError if there is none."""
+        with self._words(run_id):
+            return _job(self._client.get_job_info(run_id))
+
+    def stop(self, run_id: str) -> None:
+        """Ask it to end; it commits what it has."""
+        with self._words(run_id):
+            self._client.stop_job(run_id)
+
+    def log(self, run_id: str) -> str:
+        """All that its driver said so far."""
+        with self._words(run_id):
+            return self._client.get_job_logs(run_id)
+
+    def last_lines(self, run_id: str) -> list[str]:
+        """The end of its log: why a driver died."""
+        return [line for line in self.log(run_id).splitlines() if line.strip()][-_LAST_LINES:]
+
+    @contextlib.contextmanager
+    def _words(self, run_id: str = "") -> Iterator[None]:
+        """Hide the variables that would lead elsewhere, and say in one line what went wrong."""
+        hidden = {name: os.environ.pop(name) for name in _OVERRIDING if name in os.environ}
+        try:
+            yield
+        except BatchtagError:
+            raise
+        except Exception as error:  # requests, Ray and aiohttp each have their own
+            raise _ours(error, self._cluster, run_id) from error
+        finally:
+            os.environ.update(hidden)
+
+
+class _Taken(BatchtagError):
+    """The id of a submission is taken."""
+
+
+def _ours(error: Exception, cluster: Cluster, run_id: str) -> BatchtagError:
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    if "already exists" in text:
+        return _Taken(text)
+    if run_id and ("404" in text or "does not exist" in text):
+        return UsageError(f"{cluster.address} knows no run {run_id}; `batchtag list` shows those it has")
+    if kind == "AuthenticationError" or "401" in text[:60] or "403" in text[:60]:
+        had = "the token it was given" if cluster.token else "no token"
+        return RunFailed(f"{cluster.address} does not accept {had}; set RAY_AUTH_TOKEN to the cluster's own")
+    if "413" in text[:80]:
+        return RunFailed(f"{cluster.address} takes no package that large (Ray's limit is 100 MiB): {text[:200]}")
+    if isinstance(error, ConnectionError | OSError) or "Connection" in kind or "Failed to connect" in text:
+        return RunFailed(f"no Ray cluster answers at {cluster.address}: {text[:300]}")
+    return RunFailed(f"{cluster.address}: {kind}: {text[:500]}")
+
+
+def _job(details: Any) -> RayJob:
+    facts: Mapping[str, str] = details.metadata or {}
+    return RayJob(
+        run_id=details.submission_id,
+        status=str(details.status),
+        name=facts.get("name", ""),
+        out=facts.get("out", ""),
+        base=facts.get("base", ""),
+        message=details.message or "",
+        started=(details.start_time or 0) / 1000,
+        ended=(details.end_time or 0) / 1000,
+    )
+
+
+def renumbered(submission: Submission, *, attempt: int) -> Submission:
+    """The same job as another try of it."""
+    again = replace(submission, attempt=attempt)
+    return replace(again, entrypoint=submission.entrypoint.replace(submission.run_id, again.run_id))

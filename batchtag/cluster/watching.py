@@ -1,0 +1,123 @@
+"""How a run is doing: its record in OUT, and, where the cluster is asked, whether its driver is there.
+
+The record is written every few seconds by the driver, so it tells more, and to more people, than the cluster does; but
+a driver that was killed cannot write that it was. So a record that says "running" is believed while it is young.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from batchtag.cluster.jobs import RayJob
+from batchtag.errors import StorageError
+from batchtag.layout import Layout
+from batchtag.progress import Figures, duration, figures_of, line
+from batchtag.storage import Store
+
+SILENT_S = 60.0
+_LIVE = ("running", "waiting", "starting")
+_WORDS = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One run at one moment, in words that people use.
+
+    `state` is waiting, starting, running, silent, done, interrupted, cancelled, failed, too_many_failures or died.
+    """
+
+    run_id: str
+    state: str
+    out: str
+    name: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
+    message: str = ""
+    started: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in (*_LIVE, "silent")
+
+    @property
+    def exit_code(self) -> int:
+        """What `batchtag run` would have ended with."""
+        return {"done": 0, "too_many_failures": 3, "interrupted": 130, "cancelled": 130}.get(self.state, 1)
+
+    @property
+    def figures(self) -> Figures:
+        return figures_of(self.record)
+
+    def line(self) -> str:
+        """One line: as `run` shows it while it lives, then how it ended."""
+        said = f"{self.run_id}: {self.state.replace('_', ' ')}"
+        if self.is_over:
+            done = f", {self.record['num_done']:,} of {self.record['num_images']:,} images" if self.record else ""
+            return f"{said}{done}{f': {self.message}' if self.message else ''}"
+        if self.state == "silent":
+            said += f" for {duration(age_s(self.record))}"
+        return f"{said} | {line(self.figures)}" if self.record else said
+
+
+def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None) -> Standing:
+    """How this run is doing. `job` is what Ray says of it, where it was asked. A record that cannot be read is none."""
+    record = read_record(run_id, store=store, layout=Layout(out)) if out else {}
+    state, message = record.get("state", ""), record.get("message", "")
+    if job is None:
+        state = "silent" if state == "running" and age_s(record) > SILENT_S else state or "unknown"
+    elif not job.is_over:
+        state = "running" if record and job.status == "RUNNING" else {"RUNNING": "starting"}.get(job.status, "waiting")
+    elif job.status == "STOPPED" and state in ("", "running", "interrupted"):
+        state, message = "cancelled", ""
+    elif state in ("", "running"):
+        state, message = _WORDS[job.status], " ".join(job.message.split())[-500:]
+    return Standing(
+        run_id=run_id,
+        state=state,
+        out=out,
+        name=job.name if job else "",
+        record=record,
+        message=message,
+        started=record.get("started_at", "") or _time(job),
+    )
+
+
+def _time(job: RayJob | None) -> str:
+    return datetime.fromtimestamp(job.started).astimezone().isoformat(timespec="seconds") if job else ""
+
+
+def read_record(run_id: str, *, store: Store, layout: Layout) -> dict[str, Any]:
+    """The newest record of a run: a driver that was begun again writes one of its own, `<run id>.2`. {} if none."""
+    try:
+        uris = [found.uri for page in store.list_folder(layout.runs) for found in page]
+        mine = [uri for uri in uris if _is_of(uri, run_id)]
+        if not mine:
+            return {}
+        record = json.loads(store.read(max(mine, key=lambda uri: (len(uri), uri))).data)
+    except (StorageError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def newest_run(*, store: Store, layout: Layout) -> str:
+    """The id of the run of an OUT that began last; "" if there was none."""
+    newest: tuple[str, str] = ("", "")
+    for page in store.list_folder(layout.runs):
+        for found in page:
+            record = json.loads(store.read(found.uri).data)
+            newest = max(newest, (record.get("started_at", ""), record.get("run_id", "")))
+    return newest[1]
+
+
+def _is_of(uri: str, run_id: str) -> bool:
+    name = uri.rsplit("/", 1)[-1].removesuffix(".json")
+    return name == run_id or (name.startswith(f"{run_id}.") and name.removeprefix(f"{run_id}.").isdigit())
+
+
+def age_s(record: dict[str, Any]) -> float:
+    """Seconds since the record was written."""
+    when = record.get("updated_at") or record.get("started_at")
+    return time.time() - datetime.fromisoformat(when).timestamp() if when else float("inf")

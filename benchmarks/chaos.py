@@ -1,0 +1,247 @@
+"""Random faults on a real cluster of several nodes, and the proof that they cost nothing but time.
+
+    python -m benchmarks.chaos [--faults 20] [--images 20000] [--kinds raylet worker actor driver network]
+
+A head and three worker nodes, each node a raylet of its own in a network namespace of its own (which needs root). While
+`batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a new node comes three seconds later),
+of any of a node's worker processes, of an actor that tags, of the driver (the same command is given again), or a node's
+network is cut for 30 s. Each run gets four faults at most. Every run must end, `batchtag verify` must pass, and the
+tables must hold the rows of an undisturbed run but for run_id and tagged_at. Prints a line a run; exits 1 if one fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import yaml
+
+from benchmarks.kills import ROWS, command, draw, rows
+
+HEAD_IP, PORT, CUT_S, A_RUN = "10.77.0.1", 26379, 30.0, 4
+RAY = str(Path(sys.executable).with_name("ray"))
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+
+
+def main() -> None:
+    """Runs until all faults have happened."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--faults", type=int, default=20)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    asked = parser.parse_args()
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    dice = random.Random(asked.seed)
+    good, done = True, 0
+    with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, cluster(Path(name), asked.nodes) as nodes:
+        folder = Path(name)
+        draw(folder / "pictures", num_images=asked.images)
+        if command("run", str(job(folder, "reference", asked.nodes))).wait():
+            raise SystemExit("the undisturbed run did not end well")
+        expected = {table: rows(folder / "reference", table) for table in ROWS}
+        number = 0
+        while done < asked.faults:
+            number += 1
+            out = folder / f"out-{number}"
+            began = time.monotonic()
+            faults = disturbed(job(folder, out.name, asked.nodes), nodes, dice, asked, left=asked.faults - done)
+            done += sum(faults.values())
+            verified = command("verify", str(out)).wait() == 0
+            same = verified and all(rows(out, table) == expected[table] for table in ROWS)
+            good = good and same
+            told = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "no fault"
+            print(
+                f"run {number}: {told}; {time.monotonic() - began:.0f} s; verify {'passes' if verified else 'FAILS'}; "
+                f"tables {'the same' if same else 'DIFFER'}",
+                flush=True,
+            )
+    sys.exit(0 if good else 1)
+
+
+def job(folder: Path, name: str, nodes: int) -> Path:
+    """A job that keeps a worker on every node busy for some 30 s, in bundles of about a second."""
+    path = folder / f"{name}.yaml"
+    content = {
+        "version": 1,
+        "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
+        "models": [{"kind": "constant", "seconds_per_image": 0.005}],
+        "output": {"uri": str(folder / name)},
+        "compute": {"address": f"{HEAD_IP}:{PORT}", "actors": nodes, "cpus_per_actor": 2, "bundle_size": 200},
+        "max_failure_rate": 1.0,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def disturbed(
+    path: Path, nodes: list[Node], dice: random.Random, asked: argparse.Namespace, *, left: int
+) -> Counter[str]:
+    """One job to its end, whatever happens to it meanwhile."""
+    faults: Counter[str] = Counter()
+    driver = command("run", str(path))
+    for _ in range(20):
+        while driver.poll() is None:
+            try:
+                driver.wait(timeout=dice.uniform(4, 12))
+            except subprocess.TimeoutExpired:
+                if sum(faults.values()) < min(left, A_RUN):
+                    kind = dice.choice(asked.kinds)
+                    faults[kind] += FAULTS[kind](driver, nodes, dice)
+        if driver.returncode == 0:
+            return faults
+        driver = command("run", str(path))
+    raise SystemExit(f"batchtag run {path} did not end well in 20 tries")
+
+
+class Node:
+    """One worker node in a network namespace of its own, which outlives the node's raylet."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self._folder = folder
+        self._name, self._ip = f"bt{number}", f"10.77.0.{10 + number}"
+        for words in (
+            f"ip netns add {self._name}",
+            f"ip link add v{self._name} type veth peer name e0 netns {self._name}",
+            f"ip link set v{self._name} master btbr up",
+            f"ip -n {self._name} addr add {self._ip}/24 dev e0",
+            f"ip -n {self._name} link set e0 up",
+            f"ip -n {self._name} link set lo up",
+        ):
+            sh(words)
+        self.start()
+
+    def start(self) -> None:
+        """A raylet, its agents, and what they will start."""
+        words = f"ip netns exec {self._name} {RAY} start --block --address={HEAD_IP}:{PORT} --num-cpus=2"
+        words += f" --node-ip-address={self._ip} --object-store-memory={96 * 2**20}"
+        log = (self._folder / f"{self._name}.log").open("a")
+        self.process = psutil.Popen(words.split(), env=ENVIRONMENT, stdout=log, stderr=log)
+
+    def family(self, title: str = "") -> list[psutil.Process]:
+        """Its processes whose command line has that in it."""
+        try:
+            found = self.process.children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [one for one in found if title in _title(one)]
+
+    def kill(self) -> None:
+        """The raylet dies; what it had started goes with it. Another one starts in its place."""
+        family = [*self.family(), self.process]
+        for one in self.family("raylet/raylet"):
+            _kill(one)
+        psutil.wait_procs(family, timeout=10)
+        for one in family:
+            _kill(one)
+        threading.Timer(3.0, self.start).start()
+
+    def cut(self) -> None:
+        """Nothing comes or goes for a while."""
+        sh(f"ip link set v{self._name} down")
+        threading.Timer(CUT_S, sh, [f"ip link set v{self._name} up"]).start()
+
+    def end(self) -> None:
+        for one in [*self.family(), self.process]:
+            _kill(one)
+        sh(f"ip netns del {self._name}")
+
+
+@contextmanager
+def cluster(folder: Path, count: int) -> Iterator[list[Node]]:
+    """A head that runs Ray Data's own tasks, and nodes that tag."""
+    sh("ip link add btbr type bridge")
+    sh(f"ip addr add {HEAD_IP}/24 dev btbr")
+    sh("ip link set btbr up")
+    words = (
+        f"{RAY} start --head --block --port={PORT} --node-ip-address={HEAD_IP} --num-cpus=1 --include-dashboard=false"
+    )
+    words += f" --temp-dir={folder}/ray --object-store-memory={96 * 2**20} --disable-usage-stats"
+    log = (folder / "head.log").open("w")
+    head = psutil.Popen(words.split(), env=ENVIRONMENT, stdout=log, stderr=log)
+    nodes: list[Node] = []
+    try:
+        time.sleep(8)
+        nodes += [Node(number, folder) for number in range(count)]
+        time.sleep(8)
+        yield nodes
+    finally:
+        time.sleep(4)  # for a node that is about to start again
+        for node in nodes:
+            node.end()
+        for one in [*head.children(recursive=True), head]:
+            _kill(one)
+        sh("ip link del btbr")
+
+
+def sh(words: str) -> None:
+    subprocess.run(words.split(), check=True)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
+    dice.choice(nodes).kill()
+    return 1
+
+
+def _kill_process(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random, title: str) -> int:
+    victims = [one for node in nodes for one in node.family() if _title(one).startswith(title)]
+    if victims:
+        _kill(dice.choice(victims))
+    return min(1, len(victims))
+
+
+def _kill_worker(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
+    return _kill_process(driver, nodes, dice, "ray::")
+
+
+def _kill_actor(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
+    return _kill_process(driver, nodes, dice, "ray::MapWorker")
+
+
+def _kill_driver(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
+    driver.kill()
+    driver.wait()
+    return 1
+
+
+def _cut_network(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
+    dice.choice(nodes).cut()
+    return 1
+
+
+FAULTS = {
+    "raylet": _kill_raylet,
+    "worker": _kill_worker,
+    "actor": _kill_actor,
+    "driver": _kill_driver,
+    "network": _cut_network,
+}
+
+if __name__ == "__main__":
+    main()

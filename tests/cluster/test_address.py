@@ -1,0 +1,54 @@
+"""A job goes nowhere in the clear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchtag.cluster.address import cluster_at
+from batchtag.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://ray.acme.internal:8265", "is neither TLS nor this machine"),
+        ("10.0.0.7:8265", "is neither TLS nor this machine"),
+        ("https://ray.acme.internal", "no token for https://ray.acme.internal"),
+    ],
+)
+def test_an_address_without_tls_or_token_is_refused_unless_somebody_insists(address: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        cluster_at(address)
+    assert cluster_at(address, insecure=True).address.endswith(address)
+
+
+def test_tls_with_a_token_and_this_machine_are_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("http://127.0.0.1:8265", "http://localhost:8265", "http://[::1]:8265"):
+        assert cluster_at(f"{address}/").address == address
+    assert cluster_at("").address == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.setenv("RAY_ADDRESS", "https://ray.acme.internal")
+    cluster = cluster_at("")
+    assert (cluster.address, cluster.headers) == ("https://ray.acme.internal", {"Authorization": "Bearer secret"})
+    assert "secret" not in repr(cluster)
+
+
+def test_the_token_is_found_where_ray_looks_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("of the home\n")
+    assert cluster_at("").token == "of the home"
+    (tmp_path / "named").write_text("of the file")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "named"))
+    assert cluster_at("").token == "of the file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "absent"))
+    with pytest.raises(UsageError, match=r"RAY_AUTH_TOKEN_PATH is .*absent, which cannot be read"):
+        cluster_at("")

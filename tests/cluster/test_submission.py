@@ -1,0 +1,79 @@
+"""What is sent: the same job is the same run, and no secret travels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batchtag.cluster.jobs import renumbered
+from batchtag.cluster.submission import Submission, make_submission
+from batchtag.errors import UsageError
+from batchtag.spec import make_spec
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "source": {"kind": "prefix", "uris": ["s3://photos/2026/"]},
+        "models": [{"kind": "constant"}],
+        "output": {"uri": "s3://tags/2026"},
+        **changes,
+    }
+
+
+def submission(**changes: Any) -> Submission:
+    return make_submission(make_spec(job(**changes), origin="job.yaml"), name="shelves")
+
+
+def test_the_same_job_to_the_same_output_is_the_same_run_however_it_is_computed() -> None:
+    first = submission()
+    assert submission(compute={"retries": 2, "actors": 3}).run_id == first.run_id
+    assert submission(output={"uri": "s3://tags/2027"}).run_id != first.run_id
+    assert submission(models=[{"kind": "constant", "tag": "x"}]).run_id != first.run_id
+
+
+def test_a_later_try_has_an_id_of_its_own_and_its_driver_is_told() -> None:
+    again = renumbered(submission(), attempt=3)
+    assert again.run_id == f"{submission().base_id}-3"
+    assert f"--run-id {again.run_id} " in again.entrypoint
+
+
+def test_the_address_stays_here_and_the_environment_goes_along() -> None:
+    sent = submission(compute={"address": "https://ray.acme", "env": {"HF_HOME": "/x"}, "pip": ["adlfs"], "retries": 2})
+    assert sent.job["compute"]["address"] == ""
+    assert sent.runtime_env["env_vars"]["HF_HOME"] == "/x"
+    assert sent.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == "120"
+    assert sent.runtime_env["pip"] == ["adlfs"]
+    assert sent.runtime_env["py_modules"][0].endswith("/batchtag")
+    assert "--retries 2" in sent.entrypoint
+    image = submission(compute={"package": "image"})
+    assert "py_modules" not in image.runtime_env
+    assert "--expect " in image.entrypoint
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"output": {"uri": "s3://tags/x", "storage_options": {"secret": "wJalrXUtnFEMI"}}}, "output.storage_options"),
+        (
+            {"source": {"kind": "prefix", "uris": ["s3://p/"], "storage_options": {"client_kwargs": {"key": "AKIA"}}}},
+            "source.storage_options",
+        ),
+        (
+            {"models": [{"kind": "checkpoint", "uri": "s3://m/x", "storage_options": {"token": "abcd"}}]},
+            "models.0..storage_options",
+        ),
+        ({"compute": {"env": {"AWS_SECRET_ACCESS_KEY": "wJalr"}}}, "compute.env.AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_job_with_a_secret_does_not_travel(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(UsageError, match=place) as refused:
+        submission(**changes)
+    assert not any(secret in refused.value.message for secret in ("wJalr", "AKIA", "abcd"))
+
+
+def test_paths_of_this_machine_are_pointed_out() -> None:
+    sent = submission(output={"uri": "/data/tags"})
+    assert sent.warnings == ("/data/tags is a path: every node of the cluster must have it",)
+    assert submission().warnings == ()

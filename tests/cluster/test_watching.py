@@ -1,0 +1,97 @@
+"""What is told of a run: its record, and what the cluster says of its driver."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchtag.cluster.jobs import RayJob
+from batchtag.cluster.watching import SILENT_S, Standing, newest_run, read_record, standing
+from batchtag.layout import Layout
+from batchtag.monitor import Counters
+from batchtag.progress import Figures, as_json, figures_of
+from batchtag.record import RunReport
+from batchtag.storage.local import LocalStore
+
+STORE = LocalStore()
+RUN = "batchtag-0123456789ab"
+
+
+def write(out: Path, run_id: str = RUN, *, age_s: float = 0.0, **facts: Any) -> None:
+    """A record, as a run leaves it."""
+    report = RunReport(run_id=run_id, out=str(out), started_at=facts.pop("started_at", "2026-11-21T10:00:00+00:00"))
+    when = datetime.fromtimestamp(time.time() - age_s, UTC).isoformat()
+    record = asdict(report) | {"num_images": 100, "updated_at": when} | facts
+    STORE.write(Layout(str(out)).run(run_id), json.dumps(record).encode())
+
+
+def job(status: str) -> RayJob:
+    return RayJob(run_id=RUN, status=status, name="shelves", out="", base=RUN, message="Job failed: exit code 1")
+
+
+def told(out: Path, status: str = "") -> Standing:
+    return standing(RUN, out=str(out), store=STORE, job=job(status) if status else None)
+
+
+@pytest.mark.parametrize(
+    ("record", "status", "state", "code"),
+    [
+        (None, "PENDING", "waiting", None),
+        (None, "RUNNING", "starting", None),
+        ("running", "RUNNING", "running", None),
+        ("done", "SUCCEEDED", "done", 0),
+        ("too_many_failures", "FAILED", "too_many_failures", 3),
+        ("failed", "FAILED", "failed", 1),
+        ("running", "FAILED", "died", 1),
+        (None, "FAILED", "died", 1),
+        ("interrupted", "STOPPED", "cancelled", 130),
+        ("running", "STOPPED", "cancelled", 130),
+        ("done", "STOPPED", "done", 0),
+    ],
+)
+def test_a_run_is_what_its_record_and_its_driver_say_together(
+    tmp_path: Path, record: str | None, status: str, state: str, code: int | None
+) -> None:
+    if record:
+        write(tmp_path, state=record)
+    one = told(tmp_path, status)
+    assert (one.state, one.exit_code if one.is_over else None) == (state, code)
+
+
+def test_without_the_cluster_a_record_is_believed_while_it_is_young(tmp_path: Path) -> None:
+    write(tmp_path, state="running")
+    assert told(tmp_path).state == "running"
+    write(tmp_path, state="running", age_s=SILENT_S + 60)
+    one = told(tmp_path)
+    assert (one.state, one.is_over) == ("silent", False)
+    assert one.line().startswith(f"{RUN}: silent for 2 min")
+
+
+def test_a_driver_that_was_begun_again_is_told_by_its_own_record(tmp_path: Path) -> None:
+    write(tmp_path, state="running")
+    write(tmp_path, f"{RUN}.2", state="running", num_done=40)
+    write(tmp_path, f"{RUN}.10", state="done", num_done=100)
+    write(tmp_path, f"{RUN}-2", state="failed")
+    assert read_record(RUN, store=STORE, layout=Layout(str(tmp_path)))["num_done"] == 100
+    assert told(tmp_path, "SUCCEEDED").line() == f"{RUN}: done, 100 of 100 images"
+
+
+def test_an_out_tells_of_the_run_that_began_last(tmp_path: Path) -> None:
+    write(tmp_path, "r-1", started_at="2026-11-21T10:00:00+00:00")
+    write(tmp_path, "r-0", started_at="2026-11-21T11:00:00+00:00")
+    assert newest_run(store=STORE, layout=Layout(str(tmp_path))) == "r-0"
+
+
+def test_the_figures_of_a_record_are_those_that_were_shown() -> None:
+    figures = Figures(phase="tagging", total=100, done_before=20, tagging_s=4.0, workers=2, device="cuda", openers=8)
+    figures.counters = Counters(num_images=40, num_failed=1, num_tags=7)
+    figures.counters.failed_by_code["truncated"] = 1
+    figures.busy = {"fetch": 0.5, "predict": 0.9}
+    again = figures_of({"num_images": 100, "this_run": json.loads(json.dumps(as_json(figures)))})
+    assert again == figures

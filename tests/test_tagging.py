@@ -1,0 +1,65 @@
+"""Nothing hangs in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchtag.errors import RunFailed
+from batchtag.monitor import Counters, WorkerFigures
+from batchtag.progress import Figures
+from batchtag.tagging import StallGuard
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def worker(**doing: str) -> WorkerFigures:
+    return WorkerFigures(
+        counters=Counters(), alive_s=99.0, decode_threads=1, fetches=1, doing={f"b{k}": v for k, v in doing.items()}
+    )
+
+
+def figures(*, fetch_s: float = 0.0, num_images: int = 0) -> Figures:
+    return Figures(phase="tagging", counters=Counters(fetch_s=fetch_s, num_images=num_images))
+
+
+def test_a_run_in_which_nothing_moves_ends_and_says_where_it_stands() -> None:
+    clock = Clock()
+    guard = StallGuard(600.0, clock=clock)
+    workers = {"aa": worker(_7="looks at images of", _8="opens images of"), "bb": worker()}
+    guard.look(figures(num_images=5), workers)
+    clock.now = 599.0
+    guard.look(figures(num_images=5), workers)
+    clock.now = 601.0
+    with pytest.raises(RunFailed) as ended:
+        guard.look(figures(num_images=5), workers)
+    assert ended.value.message.startswith("nothing has moved for 10 min 00 s (compute.stall_timeout_s): ")
+    assert (
+        "worker aa: looks at images of bundle b_7, opens images of bundle b_8; worker bb: idle" in ended.value.message
+    )
+
+
+def test_a_second_more_of_fetching_is_a_move() -> None:
+    clock = Clock()
+    guard = StallGuard(600.0, clock=clock)
+    for step in range(10):
+        clock.now = 500.0 * step
+        guard.look(figures(fetch_s=float(step)), {"aa": worker()})
+
+
+def test_machines_that_have_to_be_started_get_three_times_as_long() -> None:
+    clock = Clock()
+    guard = StallGuard(600.0, clock=clock)
+    guard.look(figures(), {})
+    clock.now = 1790.0
+    guard.look(figures(), {})
+    clock.now = 1801.0
+    with pytest.raises(RunFailed, match="no worker has started; the cluster may lack the CPUs or GPUs"):
+        guard.look(figures(), {})
