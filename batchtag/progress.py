@@ -97,9 +97,10 @@ def line(figures: Figures) -> str:
         pieces.append(f"{sum(failures.values()):,} failed ({codes})")
     if figures.busy:
         stages = " ".join(f"{stage} {share:.0%}" for stage, share in figures.busy.items())
-        alive = f"{figures.workers} on {figures.device}, " if figures.workers else ""
-        opened = f", opened by {figures.openers} tasks a worker" if figures.openers else ""
-        pieces.append(f"busy: {alive}{stages}; bottleneck {figures.bottleneck}{opened}")
+        pieces.append(f"busy: {stages}; bottleneck {figures.bottleneck}")
+    if figures.workers and figures.device:
+        opened = f", {figures.openers} chunks at openers" if figures.openers else ""
+        pieces.append(f"{figures.workers} worker{'s' * (figures.workers > 1)} on {figures.device}{opened}")
     return " | ".join(pieces)
 
 

@@ -27,6 +27,7 @@ class Head:
 
     address: str
     pid: int
+    metrics: str
     token: str = field(default="", repr=False)
 
     def workers(self) -> list[psutil.Process]:
@@ -56,18 +57,25 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def ray_head(folder: Path, *, token: str = "") -> Iterator[Head]:
-    gcs, dashboard, client, agent = free_ports(4)
+    gcs, dashboard, client, agent, metrics = free_ports(5)
     words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=3"]
     words += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     words += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
     words += [f"--temp-dir={folder}", f"--object-store-memory={128 * 2**20}", "--disable-usage-stats"]
+    words += [f"--metrics-export-port={metrics}"]
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | auth
+    environment["RAY_metrics_report_interval_ms"] = "500"
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where `python` of an entrypoint is
     with (folder / "head.log").open("w") as log:
         process = psutil.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        head = Head(address=f"http://127.0.0.1:{dashboard}", token=token, pid=process.pid)
+        head = Head(
+            address=f"http://127.0.0.1:{dashboard}",
+            token=token,
+            pid=process.pid,
+            metrics=f"http://127.0.0.1:{metrics}/metrics",
+        )
         wait_for(head, process, folder / "head.log")
         yield head
     finally:

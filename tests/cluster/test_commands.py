@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,17 @@ def wait_for_parts(out: Path, at_least: int) -> None:
     pytest.fail("nothing was committed within two minutes")
 
 
+def images_counted(head: Head, run: str) -> float:
+    """What Prometheus would read; the worker's last half second may not have been exported."""
+    with urllib.request.urlopen(head.metrics) as page:
+        lines = page.read().decode().splitlines()
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith("ray_batchtag_images_total{") and f'run="{run}"' in line
+    )
+
+
 def test_a_job_is_submitted_once_watched_and_its_tables_are_proven(
     ask: Callable[[Head], Ask], open_head: Head, tmp_path: Path
 ) -> None:
@@ -75,6 +87,7 @@ def test_a_job_is_submitted_once_watched_and_its_tables_are_proven(
     again = tell("submit", job)
     assert (again.stdout.strip(), "is under way already" in again.stderr) == (run, True)
     tell("wait", run)
+    assert 0 < images_counted(open_head, run) <= 300
     assert verify(str(out)).ok
     (found,) = sql(out, "select count(*), any_value(run_id) from images")
     assert found == (300, run)
