@@ -21,6 +21,7 @@ from batchtag.nodes import machines, machines_to_come
 from batchtag.openers import ChunkOpener, Opened, OpenerDied
 from batchtag.placement import free_cpus, openers_of_worker
 from batchtag.records import Outcome
+from batchtag.spec import NodeKind
 from batchtag.storage import open_store
 from batchtag.stream import Hung, ImageStream, StreamPlan
 
@@ -34,6 +35,7 @@ class OpenPlan:
 
     stream: StreamPlan
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    may_grow_to: tuple[NodeKind, ...] = ()
 
 
 class Opener:
@@ -90,7 +92,8 @@ class RayOpeners:
         self._lock = threading.Lock()
 
     def slots(self) -> int:
-        all_machines = [*machines(), *machines_to_come()]
+        there = machines()
+        all_machines = [*there, *machines_to_come(self._plan.may_grow_to, there=there)]
         free = free_cpus(all_machines, actors=self._actors, cpus_per_actor=self._cpus_per_actor)
         with self._lock:
             self._count, self._cpus = openers_of_worker(free, actors=self._actors)

@@ -95,6 +95,7 @@ class OpenersStream:
         self._openers = openers
         self._here = here
         self._times = Times()
+        self._timing = threading.Lock()
         self._comes = False
 
     def times(self) -> Times:
@@ -143,7 +144,8 @@ class OpenersStream:
                 yield from slab
         else:
             self._comes = True
-            self._times = self._times.plus(found.times)
+            with self._timing:
+                self._times = self._times.plus(found.times)
             for outcome, there, image in zip(chunk, found.outcomes, found.images, strict=True):
                 _take(outcome, there)
                 if image is not None:

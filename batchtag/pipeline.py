@@ -90,7 +90,9 @@ class TagBundles:
         os.environ["OMP_NUM_THREADS"] = "1"
         openers = None
         if plan.decode != "with_models":
-            open_plan = OpenPlan(stream=plan.stream, source_options=plan.source_options)
+            open_plan = OpenPlan(
+                stream=plan.stream, source_options=plan.source_options, may_grow_to=placement.may_grow_to
+            )
             openers = RayOpeners(open_plan, actors=placement.actors, cpus_per_actor=placement.cpus_per_actor)
         self._worker = Worker(plan, _RemoteMonitor(monitor, plan.run_id), openers=openers)
 

@@ -14,7 +14,7 @@ from typing import Literal
 from batchtag.errors import UsageError
 from batchtag.models.runtime import Engine, engine_on
 from batchtag.records import ModelCard
-from batchtag.spec import ComputeSpec
+from batchtag.spec import ComputeSpec, NodeKind
 
 BUNDLE_S = 40.0
 MIN_BUNDLE, MAX_BUNDLE = 16, 8192
@@ -56,6 +56,7 @@ class Placement:
     compute_threads: int
     decode_threads: int
     slab_images: int
+    may_grow_to: tuple[NodeKind, ...]
     free_cpus: float
     """What the workers leave, without the one for Ray Data: for openers (`compute.decode`)."""
     reason: str
@@ -116,6 +117,7 @@ def place(
         compute_threads=cores,
         decode_threads=decode_threads,
         slab_images=slab,
+        may_grow_to=tuple(compute.may_grow_to),
         free_cpus=free,
         reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs each, "
         f"{decode_threads} decode threads, slabs of {slab}"

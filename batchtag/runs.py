@@ -220,11 +220,9 @@ class _Run:
             self._check_job()
             self._phase("starting Ray", self._ray.ready)
             began += time.monotonic() - paused
-            from batchtag.nodes import machines, machines_to_come
-
-            all_machines = [*machines(), *machines_to_come()]
+            there, to_come = self._machines()
             return placement.bundle_size(
-                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=all_machines
+                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=[*there, *to_come]
             )
 
         index = freeze_index(
@@ -240,9 +238,8 @@ class _Run:
         return index
 
     def _tag(self, bundles: list[Bundle]) -> None:
-        from batchtag.nodes import machines, machines_to_come
-
-        place = placement.place(self._spec.compute, machines(), to_come=machines_to_come(), num_bundles=len(bundles))
+        there, to_come = self._machines()
+        place = placement.place(self._spec.compute, there, to_come=to_come, num_bundles=len(bundles))
         self._report.placement = place.reason
         work = tagging.Work(
             bundles=bundles,
@@ -264,6 +261,13 @@ class _Run:
             self._keep_record()
             if self._lease.lost:
                 raise LeaseLost(f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}")
+
+    def _machines(self) -> tuple[list[placement.Machine], list[placement.Machine]]:
+        """Those that are there, and those that may come."""
+        from batchtag.nodes import machines, machines_to_come
+
+        there = machines()
+        return there, machines_to_come(self._spec.compute.may_grow_to, there=there)
 
     def _keep_record(self) -> None:
         """Every few seconds, so that whoever can read OUT can watch. What cannot be written now is written later."""

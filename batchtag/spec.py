@@ -53,6 +53,15 @@ class OutputSpec(Spec):
     storage_options: dict[str, Any] = Field(default_factory=dict)
 
 
+class NodeKind(Spec):
+    """A kind of machine that a cluster's autoscaler may start."""
+
+    nodes: int = Field(ge=1)
+    """As many as there may be at a time."""
+    cpus: float = Field(ge=0)
+    gpus: float = Field(default=0, ge=0)
+
+
 class ComputeSpec(Spec):
     """How to run it. Changes nothing in the tables, so it may differ from run to run of one job."""
 
@@ -74,6 +83,8 @@ class ComputeSpec(Spec):
     """Where images are fetched and decoded: in the workers, or in tasks on the CPUs they leave free; by default each
     worker measures and moves out where that pays. The tables are the same."""
 
+    may_grow_to: list[NodeKind] = Field(default_factory=list)
+    """On an autoscaling cluster: what it may grow to, besides its head. `ray up` leaves it on the head by itself."""
     stall_timeout_s: float = Field(default=600.0, gt=0)
     """When nothing has moved for so long, the run ends with exit 1 and says where it stands still."""
     retries: int = Field(default=0, ge=0)

@@ -20,14 +20,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import yaml
 
-from benchmarks.kills import ROWS, command, draw, rows
+from benchmarks.kills import ROWS, STORY, command, draw, rows
 
 HEAD_IP, PORT, CUT_S, A_RUN = "10.77.0.1", 26379, 30.0, 4
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -49,15 +49,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, cluster(Path(name), asked.nodes) as nodes:
         folder = Path(name)
         draw(folder / "pictures", num_images=asked.images)
-        if command("run", str(job(folder, "reference", asked.nodes))).wait():
-            raise SystemExit("the undisturbed run did not end well")
+        if command("run", str(job(folder, "reference"))).wait():
+            raise SystemExit(f"the undisturbed run did not end well: {story()}")
         expected = {table: rows(folder / "reference", table) for table in ROWS}
         number = 0
         while done < asked.faults:
             number += 1
             out = folder / f"out-{number}"
             began = time.monotonic()
-            faults = disturbed(job(folder, out.name, asked.nodes), nodes, dice, asked, left=asked.faults - done)
+            faults = disturbed(job(folder, out.name), nodes, dice, asked, left=asked.faults - done)
             done += sum(faults.values())
             verified = command("verify", str(out)).wait() == 0
             same = verified and all(rows(out, table) == expected[table] for table in ROWS)
@@ -71,7 +71,7 @@ def main() -> None:
     sys.exit(0 if good else 1)
 
 
-def job(folder: Path, name: str, nodes: int) -> Path:
+def job(folder: Path, name: str) -> Path:
     """A job that keeps a worker on every node busy for some 30 s, in bundles of about a second."""
     path = folder / f"{name}.yaml"
     content = {
@@ -79,7 +79,7 @@ def job(folder: Path, name: str, nodes: int) -> Path:
         "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
         "models": [{"kind": "constant", "seconds_per_image": 0.005}],
         "output": {"uri": str(folder / name)},
-        "compute": {"address": f"{HEAD_IP}:{PORT}", "actors": nodes, "cpus_per_actor": 2, "bundle_size": 200},
+        "compute": {"address": f"{HEAD_IP}:{PORT}", "cpus_per_actor": 2, "bundle_size": 200},
         "max_failure_rate": 1.0,
     }
     path.write_text(yaml.safe_dump(content))
@@ -112,6 +112,7 @@ class Node:
     def __init__(self, number: int, folder: Path) -> None:
         self._folder = folder
         self._name, self._ip = f"bt{number}", f"10.77.0.{10 + number}"
+        self._mending: list[threading.Timer] = []
         for words in (
             f"ip netns add {self._name}",
             f"ip link add v{self._name} type veth peer name e0 netns {self._name}",
@@ -146,16 +147,23 @@ class Node:
         psutil.wait_procs(family, timeout=10)
         for one in family:
             _kill(one)
-        threading.Timer(3.0, self.start).start()
+        self._later(3.0, self.start)
 
     def cut(self) -> None:
         """Nothing comes or goes for a while."""
         sh(f"ip link set v{self._name} down")
-        threading.Timer(CUT_S, sh, [f"ip link set v{self._name} up"]).start()
+        self._later(CUT_S, lambda: sh(f"ip link set v{self._name} up"))
+
+    def _later(self, seconds: float, mend: Callable[[], None]) -> None:
+        self._mending.append(threading.Timer(seconds, mend))
+        self._mending[-1].start()
 
     def end(self) -> None:
+        for timer in self._mending:
+            timer.join()
         for one in [*self.family(), self.process]:
             _kill(one)
+        sh(f"ip link del v{self._name}")
         sh(f"ip netns del {self._name}")
 
 
@@ -174,16 +182,22 @@ def cluster(folder: Path, count: int) -> Iterator[list[Node]]:
     nodes: list[Node] = []
     try:
         time.sleep(8)
-        nodes += [Node(number, folder) for number in range(count)]
-        time.sleep(8)
+        for number in range(count):
+            nodes.append(Node(number, folder))
+        time.sleep(12)
         yield nodes
     finally:
-        time.sleep(4)  # for a node that is about to start again
         for node in nodes:
             node.end()
         for one in [*head.children(recursive=True), head]:
             _kill(one)
         sh("ip link del btbr")
+
+
+def story() -> str:
+    """The end of what the commands said."""
+    STORY.seek(0)
+    return " | ".join(STORY.read().decode(errors="replace").splitlines()[-8:])
 
 
 def sh(words: str) -> None:

@@ -108,7 +108,13 @@ def test_the_rayjob_asks_for_a_token_and_its_job_is_one_that_run_accepts(
     config, job = rayjob
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    make_spec(yaml.safe_load(config["data"]["job.yaml"]), origin="rayjob.yaml")
+    spec = make_spec(yaml.safe_load(config["data"]["job.yaml"]), origin="rayjob.yaml")
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert [(kind.nodes, kind.cpus, kind.gpus) for kind in spec.compute.may_grow_to] == [
+        (group["maxReplicas"], float(asked["cpu"]), float(asked.get("nvidia.com/gpu", 0)))
+        for group in groups
+        for asked in [group["template"]["spec"]["containers"][0]["resources"]["requests"]]
+    ]
     assert job["spec"]["entrypoint"].endswith(" /jobs/job.yaml")
 
 
