@@ -6,8 +6,6 @@ So the job says it (`compute.may_grow_to`), or the file does that `ray up` leave
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import ray
 import yaml
 
 from batchtag.placement import Machine
-from batchtag.spec import NodeKind
+from batchtag.spec import ComputeSpec, NodeKind
 
 _BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"
 
@@ -30,34 +28,30 @@ def machines() -> list[Machine]:
     ]
 
 
-def machines_to_come(
-    kinds: Iterable[NodeKind], *, there: Iterable[Machine], bootstrap: Path = _BOOTSTRAP
-) -> list[Machine]:
-    """The nodes that may still be added: of each kind, as many as there may be, less those that are there."""
-    alive = Counter(there)
-    to_come = []
-    for kind in list(kinds) or _kinds_of(bootstrap):
-        machine = Machine(cpus=kind.cpus, gpus=kind.gpus)
-        found = min(kind.nodes, alive[machine])
-        alive[machine] -= found
-        to_come += [machine] * (kind.nodes - found)
-    return to_come
+def kinds_to_come(spec: ComputeSpec, *, joined: bool, bootstrap: Path = _BOOTSTRAP) -> list[NodeKind]:
+    """The kinds of nodes that the cluster may grow to: the job's word, else what `ray up` left on this head.
+
+    A private Ray (`joined` is false) grows to nothing.
+    """
+    if not joined:
+        return []
+    return list(spec.may_grow_to) or _kinds_of(bootstrap)
 
 
 def _kinds_of(bootstrap: Path) -> list[NodeKind]:
-    """What `ray up` may start, by its file on the head; nothing elsewhere."""
+    """What `ray up` may start, by its file on the head, GPUs first up to its limit of nodes; nothing elsewhere."""
     try:
         config = yaml.safe_load(bootstrap.read_text(encoding="utf-8"))
         kinds = {
             name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]
         }
-        return [
-            NodeKind(
-                nodes=min(kind.get("max_workers", config["max_workers"]), config["max_workers"]),
-                cpus=float(kind["resources"].get("CPU", 0)),
-                gpus=float(kind["resources"].get("GPU", 0)),
-            )
-            for kind in kinds.values()
-        ]
-    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        left, found = int(config["max_workers"]), []
+        for kind in sorted(kinds.values(), key=lambda kind: -kind["resources"].get("GPU", 0)):
+            nodes = min(kind.get("max_workers", left), left)
+            left -= nodes
+            if nodes:
+                has = kind["resources"]
+                found.append(NodeKind(nodes=nodes, cpus=has.get("CPU", 0), gpus=has.get("GPU", 0)))
+        return found
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError):
         return []

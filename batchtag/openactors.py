@@ -4,12 +4,13 @@ Each worker has its own few, and they end with it. Actors and not tasks: Ray end
 without work where there are more processes than CPUs, and starting one costs 1.5 s of a core; with tasks the model was
 0.69 busy where actors give 0.85 and more (`python -m benchmarks.shapes`). Each has two chunks in hand, so one is
 fetched while the other is decoded. Pixels come back through the object store; on one node nothing is copied. A process
-whose decoder hangs cannot be mended: it tells, and ends itself when it is given the next chunk; Ray starts it again
-and, three times, gives it the chunk it died of. An opener whose node is gone is passed over until it answers again.
+whose decoder hangs cannot be mended: it tells, and ends itself when it is given the next chunk; Ray starts it again.
+An opener that came late or died is passed over until it answers again, and one that cannot be started is replaced.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from dataclasses import dataclass, field
@@ -17,16 +18,17 @@ from typing import Any
 
 import ray
 
-from batchtag.nodes import machines, machines_to_come
-from batchtag.openers import ChunkOpener, Opened, OpenerDied
+from batchtag.nodes import machines
+from batchtag.openers import ChunkOpener, NobodyThere, Opened, OpenerDied
 from batchtag.placement import free_cpus, openers_of_worker
 from batchtag.records import Outcome
-from batchtag.spec import NodeKind
 from batchtag.storage import open_store
 from batchtag.stream import Hung, ImageStream, StreamPlan
 
+log = logging.getLogger(__name__)
 IN_HAND = 2
-_RETRIES = 3
+FETCH_S = 10.0
+"""For a chunk that is ready to come from another node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,6 @@ class OpenPlan:
 
     stream: StreamPlan
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    may_grow_to: tuple[NodeKind, ...] = ()
 
 
 class Opener:
@@ -69,11 +70,17 @@ class _Employed:
         self._answer: Any = actor.ready.remote()
 
     def is_ready(self) -> bool:
+        """Raises OpenerDied if it will never be."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            try:
+                ray.get(self._answer)
+            except ray.exceptions.RayError as error:
+                raise OpenerDied(str(error)) from error
             self._answer = None
         return self._answer is None
 
-    def came_late(self) -> None:
+    def is_doubtful(self) -> None:
+        """It did not answer: nothing goes to it before it does."""
         if self._answer is None:
             self._answer = self.actor.ready.remote()
 
@@ -92,40 +99,44 @@ class RayOpeners:
         self._lock = threading.Lock()
 
     def slots(self) -> int:
-        there = machines()
-        all_machines = [*there, *machines_to_come(self._plan.may_grow_to, there=there)]
-        free = free_cpus(all_machines, actors=self._actors, cpus_per_actor=self._cpus_per_actor)
+        free = free_cpus(machines(), actors=self._actors, cpus_per_actor=self._cpus_per_actor)
         with self._lock:
             self._count, self._cpus = openers_of_worker(free, actors=self._actors)
+            del self._employed[self._count :]  # they do what they have in hand, and end
             return IN_HAND * self._count
 
     def open(self, outcomes: list[Outcome]) -> _Handle | _Nobody:
         with self._lock:
-            self._employ()
-            ready = [one for one in self._employed if one.is_ready()]
+            ready = self._ready()
             if not ready:
                 return _Nobody()
             opener = min(ready, key=lambda one: one.in_hand)
             opener.in_hand += 1
         return _Handle(opener, opener.actor.open.remote(outcomes), self._lock)
 
-    def _employ(self) -> None:
-        """As many as there is room for; those that are not there go first. One that goes does what it has in hand."""
-        if len(self._employed) > max(1, self._count):
-            self._employed.sort(key=lambda one: not one.is_ready())
-            del self._employed[max(1, self._count) :]
-        while len(self._employed) < max(1, self._count):
+    def _ready(self) -> list[_Employed]:
+        """Those that can be given something. As many are employed as there is room for."""
+        while len(self._employed) < self._count:
             actor = ray.remote(Opener).options(
-                num_cpus=self._cpus, max_restarts=-1, max_task_retries=_RETRIES, max_concurrency=IN_HAND
+                num_cpus=self._cpus, max_restarts=-1, max_task_retries=0, max_concurrency=IN_HAND
             )
             self._employed.append(_Employed(actor.remote(self._plan)))
+        ready = []
+        for opener in list(self._employed):
+            try:
+                if opener.is_ready():
+                    ready.append(opener)
+            except OpenerDied as error:
+                log.warning("an opener could not be started: %s", error)
+                self._employed.remove(opener)
+        return ready
 
 
 class _Nobody:
     """No opener is there yet: the worker opens this chunk itself, at once."""
 
     def result(self, timeout: float | None = None) -> Opened:
-        raise TimeoutError
+        raise NobodyThere
 
     def cancel(self) -> None:
         """Nothing is under way."""
@@ -136,26 +147,27 @@ class _Handle:
         self._opener, self._answer, self._lock = opener, answer, lock
 
     def result(self, timeout: float | None = None) -> Opened:
+        # What lies on another node is not fetched before it is ready: a get that times out would begin it in vain.
+        if not ray.wait([self._answer], timeout=timeout, fetch_local=False)[0]:
+            raise TimeoutError
         try:
-            opened: Opened | str = ray.get(self._answer, timeout=timeout)
+            opened: Opened | str = ray.get(self._answer, timeout=FETCH_S)
         except ray.exceptions.GetTimeoutError as error:
             raise TimeoutError from error
-        except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError):
-            raise  # a mistake of ours, or the end of Ray
         except ray.exceptions.RayError as error:
-            self._returned(late=False)
+            self._returned(doubtful=True)
             raise OpenerDied(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-        self._returned(late=False)
+        self._returned(doubtful=False)
         if isinstance(opened, str):
             raise OpenerDied(opened)
         return opened
 
     def cancel(self) -> None:
-        self._returned(late=True)
+        self._returned(doubtful=True)
         ray.cancel(self._answer)
 
-    def _returned(self, *, late: bool) -> None:
+    def _returned(self, *, doubtful: bool) -> None:
         with self._lock:
             self._opener.in_hand -= 1
-            if late:
-                self._opener.came_late()
+            if doubtful:
+                self._opener.is_doubtful()

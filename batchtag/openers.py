@@ -3,8 +3,8 @@
 A bundle goes out in chunks, to whatever has a CPU left (`openactors`: Ray actors, on nodes without a GPU too), and
 comes back as decoded images in the order of the index, so that slabs, parts and rows are those of the first shape. The
 worker depends on nobody: a chunk that is not there when it is wanted is opened here, so are the first ones while the
-openers still start, and one whose opener died, perhaps of a picture in it, is opened here with care, decoding in a
-child. Knows nothing of Ray; what `concurrent.futures` has will do.
+openers still start, and one whose opener is known to have died, perhaps of a picture in it, is opened here with care,
+decoding in a child. Knows nothing of Ray; what `concurrent.futures` has will do.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ from batchtag.stream import ImageStream, StreamPlan, Times, in_slabs
 log = logging.getLogger(__name__)
 CHUNK_IMAGES = 32
 """Sending one off and taking it back costs the worker 2 ms."""
-AHEAD_BYTES = 768 * 2**20
-"""Pixels that a worker lets wait in the object store, as far as the chunks so far tell."""
+CHUNK_BYTES, FIRST_IMAGES = 64 * 2**20, 8
+"""Pixels in a chunk, as the last one's images tell; and the images of a chunk before anything is known."""
+AHEAD_BYTES = 384 * 2**20
+"""Pixels that wait in the object store for one of a worker's two bundles."""
+GIVEN_UP_BELOW, JUDGED_CHUNKS = 0.5, 20
+"""Where a smaller share of the last chunks came than that, openers are no help."""
 PATIENCE_S, IMPATIENCE_S = 5.0, 0.1
 """So long a worker waits for the chunk that is next: the first if the last one came, the second if it did not."""
 GAIN = 1.15
@@ -50,11 +54,15 @@ class OpenerDied(Exception):
     """The process that was opening a chunk is gone, or its decoder hangs."""
 
 
+class NobodyThere(Exception):
+    """No opener has started yet."""
+
+
 class Handle(Protocol):
     """A chunk that is out; a `Future[Opened]` is one."""
 
     def result(self, timeout: float | None = None) -> Opened:
-        """Raises TimeoutError when it is not there yet, OpenerDied when it will not come."""
+        """Raises TimeoutError when it is not there yet, OpenerDied when it will not come, NobodyThere."""
         ...
 
     def cancel(self) -> object: ...
@@ -95,8 +103,17 @@ class OpenersStream:
         self._openers = openers
         self._here = here
         self._times = Times()
-        self._timing = threading.Lock()
+        self._telling = threading.Lock()
         self._comes = False
+        self._image_bytes = 0
+        self._came: deque[bool] = deque(maxlen=JUDGED_CHUNKS)
+        self.num_images = 0
+        """Opened elsewhere so far."""
+
+    @property
+    def is_no_help(self) -> bool:
+        """Whether most of the last chunks had to be opened here."""
+        return len(self._came) == JUDGED_CHUNKS and sum(self._came) < GIVEN_UP_BELOW * JUDGED_CHUNKS
 
     def times(self) -> Times:
         """What opening elsewhere cost so far."""
@@ -107,49 +124,69 @@ class OpenersStream:
         return self._openers.slots()
 
     def slabs(self, outcomes: Sequence[Outcome]) -> Iterator[list[Sight]]:
-        """The images that could be opened, in order, in slabs; the others' outcomes have their failure. Raises Hung."""
+        """The images that could be opened, in order, in slabs; the others' outcomes have a failure. Raises Hung."""
         return in_slabs(self._sights(outcomes), most=self._plan.slab_images)
 
     def _sights(self, outcomes: Sequence[Outcome]) -> Iterator[Sight]:
         out: deque[tuple[list[Outcome], Handle]] = deque()
-        chunks = (list(outcomes[start : start + CHUNK_IMAGES]) for start in range(0, len(outcomes), CHUNK_IMAGES))
-        allowed = most = 2 + self._openers.slots()
+        most, start = 2 + self._openers.slots(), 0
         try:
             while True:
-                while len(out) < allowed and (chunk := next(chunks, None)):
+                size, allowed = self._portions(most)
+                while len(out) < allowed and (chunk := list(outcomes[start : start + size])):
                     out.append((chunk, self._openers.open(chunk)))
+                    start += len(chunk)
                 if not out:
                     return
-                size = 0
+                num_images = num_bytes = 0
                 for sight in self._opened(*out.popleft()):
-                    size += sight.image.pixels.nbytes
+                    num_images, num_bytes = num_images + 1, num_bytes + sight.image.pixels.nbytes
                     yield sight
                     del sight
-                allowed = max(2, min(most, AHEAD_BYTES // max(1, size)))
+                if num_images:
+                    self._image_bytes = num_bytes // num_images + 1
         finally:
             for _, handle in out:
                 handle.cancel()
 
+    def _portions(self, most: int) -> tuple[int, int]:
+        """How many images a chunk gets, and how many chunks may be out: few, until it is known how large they are."""
+        if not self._image_bytes:
+            return FIRST_IMAGES, 2
+        size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // self._image_bytes))
+        return size, max(2, min(most, AHEAD_BYTES // (size * self._image_bytes)))
+
     def _opened(self, chunk: list[Outcome], handle: Handle) -> Iterator[Sight]:
         try:
             found = handle.result(timeout=PATIENCE_S if self._comes else IMPATIENCE_S)
+        except NobodyThere:
+            yield from self._opened_here(chunk)
         except TimeoutError:
-            self._comes = False
+            self._told(came=False)
             handle.cancel()
-            for slab in self._here.slabs(chunk):
-                yield from slab
+            yield from self._opened_here(chunk)
         except OpenerDied as error:
+            self._told(came=False)
             log.warning("positions %d to %d: %s", chunk[0].ref.position, chunk[-1].ref.position, error)
             for slab in self._here.one_by_one(chunk, announce=lambda position: None):
                 yield from slab
         else:
-            self._comes = True
-            with self._timing:
-                self._times = self._times.plus(found.times)
+            self._told(came=True, num_images=len(chunk), times=found.times)
             for outcome, there, image in zip(chunk, found.outcomes, found.images, strict=True):
                 _take(outcome, there)
                 if image is not None:
                     yield Sight(outcome, image)
+
+    def _opened_here(self, chunk: list[Outcome]) -> Iterator[Sight]:
+        for slab in self._here.slabs(chunk):
+            yield from slab
+
+    def _told(self, *, came: bool, num_images: int = 0, times: Times | None = None) -> None:
+        with self._telling:
+            self._comes = came
+            self._came.append(came)
+            self.num_images += num_images
+            self._times = self._times.plus(times or Times())
 
 
 def _take(outcome: Outcome, there: Outcome) -> None:

@@ -90,9 +90,7 @@ class TagBundles:
         os.environ["OMP_NUM_THREADS"] = "1"
         openers = None
         if plan.decode != "with_models":
-            open_plan = OpenPlan(
-                stream=plan.stream, source_options=plan.source_options, may_grow_to=placement.may_grow_to
-            )
+            open_plan = OpenPlan(stream=plan.stream, source_options=plan.source_options)
             openers = RayOpeners(open_plan, actors=placement.actors, cpus_per_actor=placement.cpus_per_actor)
         self._worker = Worker(plan, _RemoteMonitor(monitor, plan.run_id), openers=openers)
 
@@ -110,7 +108,7 @@ def commits(bundles: Sequence[Bundle], *, plan: WorkPlan, placement: Placement, 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = 1800
+    context.execution_no_progress_timeout_s = -1  # it counts bundles; tagging.StallGuard looks closer
     context.max_errored_blocks = 0
     pool = ActorPoolStrategy(
         min_size=1,

@@ -7,7 +7,8 @@ worker busy for half a minute, so that starting one (15 ms of the driver) is not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,10 +57,21 @@ class Placement:
     compute_threads: int
     decode_threads: int
     slab_images: int
-    may_grow_to: tuple[NodeKind, ...]
     free_cpus: float
     """What the workers leave, without the one for Ray Data: for openers (`compute.decode`)."""
     reason: str
+
+
+def still_to_come(kinds: Iterable[NodeKind], *, there: Iterable[Machine]) -> list[Machine]:
+    """The nodes that may still be added: of each kind, as many as there may be, less those that are there."""
+    alive = Counter(there)
+    missing = []
+    for kind in kinds:
+        machine = Machine(cpus=kind.cpus, gpus=kind.gpus)
+        found = min(kind.nodes, alive[machine])
+        alive[machine] -= found
+        missing += [machine] * (kind.nodes - found)
+    return missing
 
 
 def free_cpus(machines: Sequence[Machine], *, actors: int, cpus_per_actor: float) -> float:
@@ -117,7 +129,6 @@ def place(
         compute_threads=cores,
         decode_threads=decode_threads,
         slab_images=slab,
-        may_grow_to=tuple(compute.may_grow_to),
         free_cpus=free,
         reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs each, "
         f"{decode_threads} decode threads, slabs of {slab}"
@@ -148,7 +159,7 @@ def _wanted(
     gpus = sum(int(machine.gpus) for machine in hosts)
     if compute.actors != "auto":
         return min(compute.actors, gpus) if on_gpu else compute.actors
-    if compute.cpus_per_actor != "auto" and not on_gpu:
+    if compute.cpus_per_actor != "auto" and not on_gpu and compute.decode != "own_pool":
         return "auto"
     most = gpus if on_gpu else _cpu_workers(hosts)
     if compute.decode == "own_pool" and not on_gpu:

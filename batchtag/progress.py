@@ -99,7 +99,7 @@ def line(figures: Figures) -> str:
         stages = " ".join(f"{stage} {share:.0%}" for stage, share in figures.busy.items())
         pieces.append(f"busy: {stages}; bottleneck {figures.bottleneck}")
     if figures.workers and figures.device:
-        opened = f", {figures.openers} chunks at openers" if figures.openers else ""
+        opened = f", {figures.openers} openers each" if figures.openers else ""
         pieces.append(f"{figures.workers} worker{'s' * (figures.workers > 1)} on {figures.device}{opened}")
     return " | ".join(pieces)
 
@@ -169,6 +169,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "workers": figures.workers,
         "device": figures.device,
         "openers": figures.openers,
+        "opened_elsewhere": figures.counters.num_elsewhere,
     }
 
 

@@ -26,7 +26,6 @@ class WorkerMetrics:
             "batchtag_stage_seconds_total", "Seconds in a stage, summed over its threads.", (*tags, "stage")
         )
         self._slabs = Counter("batchtag_batches_total", "Batches of images handed to the models.", tags)
-        self._busy = Gauge("batchtag_device_busy_share", "Share of the last seconds in which the models ran.", tags)
         self._bundles = Gauge("batchtag_bundles_in_hand", "Bundles that a worker has begun and not committed.", tags)
         self._openers = Gauge("batchtag_openers", "Openers elsewhere that work for a worker.", tags)
         self._run = {"run": run_id}
@@ -34,7 +33,9 @@ class WorkerMetrics:
         self._alive_s = 0.0
 
     def tell(self, figures: WorkerFigures) -> None:
-        """Bring Ray's counters up to these figures."""
+        """Bring Ray's counters up to these figures, unless newer ones were told."""
+        if figures.alive_s <= self._alive_s:
+            return
         now, told = figures.counters, self._told
         for metric, name in (
             (self._images, "num_images"),
@@ -48,9 +49,6 @@ class WorkerMetrics:
         for stage in _STAGES:
             spent = getattr(now, f"{stage}_s") - getattr(told, f"{stage}_s")
             _add(self._seconds, spent, {**self._run, "stage": stage})
-        if figures.alive_s > self._alive_s:
-            share = (now.predict_s - told.predict_s) / (figures.alive_s - self._alive_s)
-            self._busy.set(min(1.0, share), self._run)
         self._bundles.set(len(figures.doing), self._run)
         self._openers.set(figures.openers, self._run)
         self._told, self._alive_s = now, figures.alive_s

@@ -209,6 +209,7 @@ class _Run:
 
         def listed(num_images: int) -> None:
             self._progress.show(Figures(phase=f"listing: {num_images:,} images"))
+            self._keep_record(phase=f"listing: {num_images:,} images")
             for slow in (self._cards, self._ray.ready):
                 if slow.done():
                     slow.result()  # raises at once what went wrong there
@@ -264,19 +265,20 @@ class _Run:
 
     def _machines(self) -> tuple[list[placement.Machine], list[placement.Machine]]:
         """Those that are there, and those that may come."""
-        from batchtag.nodes import machines, machines_to_come
+        from batchtag.nodes import kinds_to_come, machines
 
         there = machines()
-        return there, machines_to_come(self._spec.compute.may_grow_to, there=there)
+        kinds = kinds_to_come(self._spec.compute, joined=self._ray.joined)
+        return there, placement.still_to_come(kinds, there=there)
 
-    def _keep_record(self) -> None:
+    def _keep_record(self, phase: str = "") -> None:
         """Every few seconds, so that whoever can read OUT can watch. What cannot be written now is written later."""
         now = time.monotonic()
         if now - self._recorded_at < RECORD_EVERY_S:
             return
         self._recorded_at = now
         self._report.take(self._totals)
-        self._report.this_run = as_json(self._figures)
+        self._report.this_run = as_json(replace(self._figures, phase=phase or self._figures.phase))
         self._report.seconds = round(now - self._began, 3)
         with contextlib.suppress(StorageError):
             self._report.store(store=self._store, layout=self._layout)
@@ -327,6 +329,7 @@ class _Run:
         """Show what the run is doing, until something that goes on in a thread is there."""
         while True:
             self._progress.show(Figures(phase=what))
+            self._keep_record(phase=what)
             if until is None or wait_for([until], timeout=1.0).done:
                 break
         if until is not None:

@@ -143,6 +143,11 @@ class RaySession:
         self.start_s = 0.0
 
     @property
+    def joined(self) -> bool:
+        """Whether it is a cluster that others may use too."""
+        return bool(self._address)
+
+    @property
     def logs(self) -> str:
         """Where to look when something went wrong."""
         return f"{self._folder}/session_latest/logs" if self._folder else "the cluster's Ray dashboard"

@@ -80,7 +80,7 @@ class ComputeSpec(Spec):
     """Objects in flight per worker."""
     decode_threads: Annotated[int, Field(ge=1)] | _AUTO = "auto"
     decode: Literal["auto", "with_models", "own_pool"] = "auto"
-    """Where images are fetched and decoded: in the workers, or in tasks on the CPUs they leave free; by default each
+    """Where images are fetched and decoded: in the workers, or by actors on the CPUs they leave free; by default each
     worker measures and moves out where that pays. The tables are the same."""
 
     may_grow_to: list[NodeKind] = Field(default_factory=list)

@@ -77,7 +77,7 @@ def tag(work: Work) -> Iterator[Figures]:
                 run.committed(item)
         workers = pipeline.snapshot(monitor)
         run.refresh(work.figures, workers)
-        guard.look(work.figures, workers)
+        guard.look(work.figures, run.alive(workers))
         now = work.figures.counters
         live = Totals(
             num_images=before.num_images + now.num_images,
@@ -122,7 +122,7 @@ class StallGuard:
 def _standing(workers: Mapping[str, WorkerFigures]) -> str:
     """Where each worker stands."""
     if not workers:
-        return "no worker has started; the cluster may lack the CPUs or GPUs that were asked for"
+        return "no worker is there; the cluster may lack the CPUs or GPUs that were asked for"
     pieces = [
         f"worker {name}: " + (", ".join(f"{stage} bundle {bundle}" for bundle, stage in one.doing.items()) or "idle")
         for name, one in sorted(workers.items(), key=lambda item: -item[1].alive_s)[:8]
@@ -165,9 +165,15 @@ class _Tally:
         for name, worker in workers.items():
             if worker.alive_s != self._alive.get(name, (0.0, 0.0))[0]:
                 self._alive[name] = worker.alive_s, now
-        figures.workers = sum(now - seen <= ALIVE_S for _, seen in self._alive.values())
-        figures.openers = max(worker.openers for worker in workers.values())
+        alive = self.alive(workers)
+        figures.workers = len(alive)
+        figures.openers = max((worker.openers for worker in alive.values()), default=0)
         figures.tagging_s = now - self._began
+
+    def alive(self, workers: Mapping[str, WorkerFigures]) -> dict[str, WorkerFigures]:
+        """Those that gave a sign of life in the last seconds."""
+        now = time.monotonic()
+        return {name: one for name, one in workers.items() if now - self._alive.get(name, (0, 0.0))[1] <= ALIVE_S}
 
 
 def _arrivals(news: queue.Queue[Commit | Exception | None]) -> list[Commit | Exception | None]:

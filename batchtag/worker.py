@@ -169,7 +169,9 @@ class Worker:
         if self._elsewhere is None:
             return
         slots = self._elsewhere.slots()
-        if self._plan.decode == "auto" and not self._slots:
+        if self._plan.decode == "auto" and self._elsewhere.is_no_help:
+            slots = 0
+        elif self._plan.decode == "auto" and not self._slots:
             with self._counting:
                 counters = copy_of(self._counters)
             times = self._stream.times()
@@ -231,12 +233,14 @@ class Worker:
             times.decode_s,
             times.fetched_bytes,
         )
+        num_openers = self._slots // 2
+        counters.num_elsewhere = self._elsewhere.num_images if self._elsewhere else 0
         figures = WorkerFigures(
             counters=counters,
             alive_s=time.monotonic() - self._born,
-            decode_threads=self._slots or self._plan.stream.decode_threads,
-            fetches=max(1, self._slots) * self._plan.stream.fetches,
-            openers=self._slots,
+            decode_threads=num_openers or self._plan.stream.decode_threads,
+            fetches=max(1, num_openers) * self._plan.stream.fetches,
+            openers=num_openers,
             doing=dict(self._doing),
             in_flight=in_flight,
         )

@@ -2,11 +2,12 @@
 
     python -m benchmarks.chaos [--faults 20] [--images 20000] [--kinds raylet worker actor driver network]
 
-A head and three worker nodes, each node a raylet of its own in a network namespace of its own (which needs root). While
-`batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a new node comes three seconds later),
-of any of a node's worker processes, of an actor that tags, of the driver (the same command is given again), or a node's
-network is cut for 30 s. Each run gets four faults at most. Every run must end, `batchtag verify` must pass, and the
-tables must hold the rows of an undisturbed run but for run_id and tagged_at. Prints a line a run; exits 1 if one fails.
+A head and three worker nodes, each node a raylet of its own in a network namespace of its own (which needs root).
+While `batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a node that ended, for this or
+another reason, comes again three seconds later), of any of a node's worker processes, of an actor that tags, of the
+driver (the same command is given again), or a node's network is cut for 30 s. Each run gets four faults at most. Every
+run must end, `batchtag verify` must pass, and the tables must hold the rows of an undisturbed run but for run_id and
+tagged_at. Prints a line a run; exits 1 if one fails.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +30,7 @@ import yaml
 
 from benchmarks.kills import ROWS, STORY, command, draw, rows
 
-HEAD_IP, PORT, CUT_S, A_RUN = "10.77.0.1", 26379, 30.0, 4
+HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN = "10.77.0.1", 26379, 30.0, 3.0, 4
 RAY = str(Path(sys.executable).with_name("ray"))
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 
@@ -113,6 +114,7 @@ class Node:
         self._folder = folder
         self._name, self._ip = f"bt{number}", f"10.77.0.{10 + number}"
         self._mending: list[threading.Timer] = []
+        self._over = threading.Event()
         for words in (
             f"ip netns add {self._name}",
             f"ip link add v{self._name} type veth peer name e0 netns {self._name}",
@@ -125,11 +127,19 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        """A raylet, its agents, and what they will start."""
+        """A raylet, its agents, and what they will start; begun again whenever it ends, as a cluster's manager does."""
         words = f"ip netns exec {self._name} {RAY} start --block --address={HEAD_IP}:{PORT} --num-cpus=2"
         words += f" --node-ip-address={self._ip} --object-store-memory={96 * 2**20}"
         log = (self._folder / f"{self._name}.log").open("a")
-        self.process = psutil.Popen(words.split(), env=ENVIRONMENT, stdout=log, stderr=log)
+
+        def keep() -> None:
+            while not self._over.is_set():
+                self.process = psutil.Popen(words.split(), env=ENVIRONMENT, stdout=log, stderr=log)
+                self.process.wait()
+                self._over.wait(AGAIN_S)
+
+        self._keeper = threading.Thread(target=keep, daemon=True)
+        self._keeper.start()
 
     def family(self, title: str = "") -> list[psutil.Process]:
         """Its processes whose command line has that in it."""
@@ -140,27 +150,24 @@ class Node:
         return [one for one in found if title in _title(one)]
 
     def kill(self) -> None:
-        """The raylet dies; what it had started goes with it. Another one starts in its place."""
-        family = [*self.family(), self.process]
+        """The raylet dies, and what it had started with it."""
+        family = self.family()
         for one in self.family("raylet/raylet"):
             _kill(one)
         psutil.wait_procs(family, timeout=10)
         for one in family:
             _kill(one)
-        self._later(3.0, self.start)
 
     def cut(self) -> None:
         """Nothing comes or goes for a while."""
         sh(f"ip link set v{self._name} down")
-        self._later(CUT_S, lambda: sh(f"ip link set v{self._name} up"))
-
-    def _later(self, seconds: float, mend: Callable[[], None]) -> None:
-        self._mending.append(threading.Timer(seconds, mend))
+        self._mending.append(threading.Timer(CUT_S, sh, [f"ip link set v{self._name} up"]))
         self._mending[-1].start()
 
     def end(self) -> None:
         for timer in self._mending:
             timer.join()
+        self._over.set()
         for one in [*self.family(), self.process]:
             _kill(one)
         sh(f"ip link del v{self._name}")

@@ -1,11 +1,11 @@
-"""Both shapes of the line side by side: images opened in the workers, and by tasks on the CPUs that they leave free.
+"""Both shapes of the line side by side: images opened in the workers, and by actors on the CPUs that they leave free.
 
     python -m benchmarks.shapes [--images 9000] [--rounds 1] [--only NAME ...] [--json FILE]
 
 The model is `constant` with 3 ms an image (half a millisecond in one), which sleeps as a busy GPU does; objects come
 from a local S3 server that answers 30 ms after each question. Four set-ups on a Ray of six logical CPUs; in each,
 `with_models`, `own_pool` and `auto` in turn. Printed: images/s while tagging, the model's busy share (the rate times
-its latency), and how many chunks openers had in hand at the end. `auto` is right if that is the faster shape's; where
+its latency), and how many openers there were at the end. `auto` is right if that is the faster shape's; where
 both are within 10 %, staying with the workers is. The rows of all runs of a set-up must be the same.
 """
 

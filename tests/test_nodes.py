@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from batchtag.nodes import machines_to_come
-from batchtag.placement import Machine, place
+from batchtag.nodes import kinds_to_come
+from batchtag.placement import Machine, place, still_to_come
 from batchtag.spec import ComputeSpec, NodeKind
 
 ROOT = Path(__file__).parents[1]
@@ -16,19 +16,25 @@ KINDS = [NodeKind(nodes=3, cpus=8, gpus=1), NodeKind(nodes=1, cpus=16)]
 
 
 def test_of_each_kind_those_may_come_that_are_not_there() -> None:
-    assert machines_to_come(KINDS, there=[HEAD]) == [GPU] * 3 + [CPU]
-    assert machines_to_come(KINDS, there=[HEAD, GPU, GPU, CPU]) == [GPU]
-    assert machines_to_come(KINDS, there=[GPU] * 5 + [CPU] * 5) == []
+    assert still_to_come(KINDS, there=[HEAD]) == [GPU] * 3 + [CPU]
+    assert still_to_come(KINDS, there=[HEAD, GPU, GPU, CPU]) == [GPU]
+    assert still_to_come(KINDS, there=[GPU] * 5 + [CPU] * 5) == []
 
 
 def test_what_ray_up_left_on_the_head_counts_where_the_job_says_nothing(tmp_path: Path) -> None:
     bootstrap = tmp_path / "ray_bootstrap_config.yaml"
-    assert machines_to_come([], there=[HEAD], bootstrap=bootstrap) == []
+
+    def kinds(spec: ComputeSpec, *, joined: bool = True) -> list[NodeKind]:
+        return kinds_to_come(spec, joined=joined, bootstrap=bootstrap)
+
+    assert kinds(ComputeSpec()) == []
     bootstrap.write_text((ROOT / "cluster.yaml").read_text())
-    kinds = yaml.safe_load(bootstrap.read_text())["available_node_types"]
-    to_come = machines_to_come([], there=[HEAD], bootstrap=bootstrap)
-    assert len(to_come) == sum(kind.get("max_workers", 0) for kind in kinds.values())
-    assert machines_to_come(KINDS, there=[HEAD], bootstrap=bootstrap) == [GPU] * 3 + [CPU]
+    most = yaml.safe_load(bootstrap.read_text())["max_workers"]
+    assert still_to_come(kinds(ComputeSpec()), there=[HEAD]) == [GPU] * most
+    assert kinds(ComputeSpec(), joined=False) == []
+    assert kinds(ComputeSpec(may_grow_to=KINDS)) == KINDS
+    bootstrap.write_text(bootstrap.read_text().replace("max_workers: 8", "max_workers: 0"))
+    assert still_to_come(kinds(ComputeSpec()), there=[HEAD]) == [CPU] * 4
 
 
 def test_a_head_without_work_gets_workers_on_all_gpus_that_may_come() -> None:

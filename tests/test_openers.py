@@ -117,13 +117,16 @@ def test_a_chunk_whose_opener_died_is_opened_here_in_a_child(
         careful.extend(outcome.ref.position for outcome in outcomes)
         return one_by_one(self, outcomes, **keywords)
 
-    def die_of_the_second_chunk(chunk: list[Outcome]) -> None:
-        if chunk[0].ref.position == folder[CHUNK_IMAGES].ref.position:
+    deadly = folder[50].ref.position
+
+    def die_of_it(chunk: list[Outcome]) -> None:
+        if deadly in [outcome.ref.position for outcome in chunk]:
             raise OpenerDied("the node is gone")
 
     monkeypatch.setattr(ImageStream, "one_by_one", watched)
-    assert found(through(Others(die_of_the_second_chunk)), folder) == expected
-    assert careful == [outcome.ref.position for outcome in folder[CHUNK_IMAGES : 2 * CHUNK_IMAGES]]
+    others = Others(die_of_it)
+    assert found(through(others), folder) == expected
+    assert [careful] == [chunk for chunk in others.chunks if deadly in chunk]
 
 
 def test_no_more_chunks_are_out_than_others_can_have_in_hand_and_two(folder: list[Outcome]) -> None:

@@ -105,6 +105,11 @@ def test_an_own_pool_has_room_for_an_opener_of_every_worker(name: str) -> None:
     assert placement.actors * (placement.cpus_per_actor + count * cpus) <= sum(m.cpus for m in machines) - 1 + 1e-6
 
 
+def test_an_own_pool_beside_workers_of_a_given_size_has_room_too() -> None:
+    placement = place(ComputeSpec(decode="own_pool", cpus_per_actor=1), [node(16)])
+    assert (placement.actors, placement.free_cpus) == (4, 11)
+
+
 def test_an_own_pool_that_has_no_room_is_refused() -> None:
     with pytest.raises(UsageError, match="of 8 CPUs too few are left for it beside 1 x 7 of workers"):
         place(ComputeSpec(decode="own_pool", actors=1, cpus_per_actor=7), [node(8)])

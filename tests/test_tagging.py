@@ -61,5 +61,5 @@ def test_machines_that_have_to_be_started_get_three_times_as_long() -> None:
     clock.now = 1790.0
     guard.look(figures(), {})
     clock.now = 1801.0
-    with pytest.raises(RunFailed, match="no worker has started; the cluster may lack the CPUs or GPUs"):
+    with pytest.raises(RunFailed, match="no worker is there; the cluster may lack the CPUs or GPUs"):
         guard.look(figures(), {})

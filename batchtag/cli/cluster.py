@@ -30,6 +30,7 @@ Address = Annotated[
 Insecure = Annotated[bool, typer.Option("--insecure", help="Speak to it without TLS or without a token.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `submit` printed it, or its OUT.")]
+Submitted = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `submit` printed it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -90,11 +91,12 @@ def _placement(cluster: Cluster, spec: JobSpec) -> str:
     """How the run would lie on the nodes that are there now, or why that cannot be told."""
     from batchtag.cluster.jobs import Jobs
     from batchtag.errors import RunFailed
-    from batchtag.placement import place
+    from batchtag.placement import place, still_to_come
 
     try:
-        machines = Jobs(cluster).machines()
-        return place(spec.compute, machines).reason
+        there = Jobs(cluster).machines()
+        to_come = still_to_come(spec.compute.may_grow_to, there=there)
+        return place(spec.compute, there, to_come=to_come).reason
     except (RunFailed, UsageError) as error:
         return f"not known: {error.message}"
 
@@ -185,7 +187,7 @@ def _watch(run: str, one: Standing, address: str, insecure: bool) -> Standing:
 
 
 def logs(
-    run: Run,
+    run: Submitted,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
     address: Address = "",
     insecure: Insecure = False,
@@ -204,8 +206,8 @@ def logs(
         time.sleep(POLL_S)
 
 
-def cancel(run: Run, address: Address = "", insecure: Insecure = False) -> None:
-    """End a run: it commits what is ready and gives everything back. `submit` again goes on from there."""
+def cancel(run: Submitted, address: Address = "", insecure: Insecure = False) -> None:
+    """End a run: it keeps what is committed and gives everything back. `submit` again goes on from there."""
     jobs, run_id = _jobs_of(run, address, insecure)
     job = jobs.get(run_id)
     if not job.is_over:
@@ -231,7 +233,7 @@ def _find(run: str, address: str, insecure: bool) -> Standing:
     from batchtag.errors import RunFailed
     from batchtag.storage import scheme_of
 
-    if "/" in run or scheme_of(run) != "file":
+    if "/" in run or scheme_of(run) != "file" or Path(run).is_dir():
         return _newest(run)
     note = find(run)
     try:
@@ -249,7 +251,7 @@ def _with_reason(one: Standing, lines: list[str]) -> Standing:
     from dataclasses import replace
 
     ours = [line.removeprefix("batchtag: ") for line in lines if line.startswith("batchtag: ")]
-    return replace(one, message=f"{one.message} | {ours[-1]}" if ours else one.message)
+    return replace(one, message=ours[-1] if ours else one.message)
 
 
 def _newest(out: str) -> Standing:

@@ -36,13 +36,13 @@ def cluster_at(asked: str, *, insecure: bool = False) -> Cluster:
     Raises UsageError for one that is not safe to speak to, unless `insecure`.
     """
     address = (asked or os.environ.get("RAY_ADDRESS", "") or f"http://127.0.0.1:{DASHBOARD_PORT}").rstrip("/")
-    if "://" not in address and address != "auto":
-        address = f"http://{address}" if address.endswith(f":{DASHBOARD_PORT}") else address
+    if "://" not in address and address.endswith(f":{DASHBOARD_PORT}"):
+        address = f"http://{address}"
     cluster = Cluster(address=address, token=find_token())
-    url = urlsplit(address)
-    if insecure or url.scheme not in ("http", "https") or is_loopback(url.hostname or ""):
+    url = urlsplit(address if "://" in address else f"ray://{address}")
+    if insecure or address == "auto" or is_loopback(url.hostname or ""):
         return cluster
-    if url.scheme == "http":
+    if url.scheme != "https":
         raise UsageError(
             f"{address} is neither TLS nor this machine: whoever listens sees the token, and whoever has it runs code "
             f"there. Use https://, or a tunnel (ssh -L {DASHBOARD_PORT}:127.0.0.1:{DASHBOARD_PORT} head) and "

@@ -3,8 +3,9 @@
     python -m batchtag.cluster.driver --run-id ID [--retries N] [--expect VERSION] job.yaml
 
 A process of its own that does next to nothing, so that it lives when the driver is killed, can say why, and can begin
-again: a new run with an id of its own, which resumes. What a person or the job decided (wrong usage, too many failures,
-cancelled) is not tried again. Ray's Jobs API runs an entrypoint only once.
+again: a new run, which resumes; each has the time in its id, so that no two are taken for one another. What a person
+or the job decided (wrong usage, too many failures, cancelled) is not tried again. Ray's Jobs API runs an entrypoint
+only once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import argparse
 import signal
 import subprocess
 import sys
-import threading
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from batchtag import __version__
@@ -47,32 +49,34 @@ class _Driver:
     def __init__(self, job: str, run_id: str) -> None:
         self._job, self._run_id = job, run_id
         self._child: subprocess.Popen[bytes] | None = None
-        self._stopped = threading.Event()
+        self._stopped = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, _: object) -> None:
-        self._stopped.set()
+        self._stopped = True
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
 
     def run(self, *, retries: int) -> int:
-        for attempt in range(retries + 1):
-            code = self._once(f"{self._run_id}.{attempt + 1}" if attempt else self._run_id)
-            if code in _FINAL or self._stopped.is_set() or attempt == retries:
+        for left in range(retries, -1, -1):
+            code = self._once(f"{self._run_id}.{datetime.now(UTC):%Y%m%d%H%M%S}")
+            if code in _FINAL or self._stopped or not left:
                 break
-            _say(f"beginning again, {retries - attempt} of {retries} retries left; what is committed stays")
-            self._stopped.wait(_PAUSE_S)
+            _say(f"beginning again, {left} of {retries} retries left; what is committed stays")
+            time.sleep(_PAUSE_S)
+            if self._stopped:
+                break
         return code if code >= 0 else 128 - code
 
     def _once(self, run_id: str) -> int:
         kills = _memory_kills()
         words = [sys.executable, "-m", "batchtag", "run", self._job, "--run-id", run_id]
         self._child = subprocess.Popen(words)
-        if self._stopped.is_set():
+        if self._stopped:
             self._child.terminate()
         code = self._child.wait()
-        if code < 0 and not self._stopped.is_set():
+        if code < 0 and not self._stopped:
             _say(f"the driver of {run_id} was killed by {signal.Signals(-code).name}{_why(-code, kills)}")
         return code
 

@@ -39,6 +39,8 @@ class RayJob:
     out: str
     base: str
     message: str = ""
+    exit_code: int | None = None
+    """Of its driver, when that is over."""
     started: float = 0.0
     ended: float = 0.0
 
@@ -69,7 +71,7 @@ class Jobs:
     def machines(self) -> list[Machine]:
         """The nodes that are alive now, as the dashboard's state API tells them."""
         with self._words():
-            answer = self._client._do_request("GET", "/api/v0/nodes?detail=true")
+            answer = self._client._do_request("GET", "/api/v0/nodes?detail=true&limit=10000")
             answer.raise_for_status()
             rows = answer.json()["data"]["result"]["result"]
         alive = [row["resources_total"] or {} for row in rows if row["state"] == "ALIVE"]
@@ -77,16 +79,18 @@ class Jobs:
 
     def submit(self, submission: Submission) -> tuple[RayJob, bool]:
         """The run of this job that is under way, else a new one; and whether it is new."""
+        attempt = 0
         while True:
             earlier = [job for job in self.all() if job.base == submission.base_id]
             for job in earlier:
                 if not job.is_over:
                     return job, False
-            submission = renumbered(submission, attempt=len(earlier) + 1)
+            attempt = max(attempt + 1, len(earlier) + 1)
+            submission = renumbered(submission, attempt=attempt)
             try:
                 self._send(submission)
             except _Taken:
-                continue  # by another submission of the same job, a moment ago
+                continue  # by another submission of the same job a moment ago, or by one that was deleted
             return self.get(submission.run_id), True
 
     def _send(self, submission: Submission) -> None:
@@ -149,7 +153,7 @@ def _ours(error: Exception, cluster: Cluster, run_id: str) -> BatchtagError:
     kind = type(error).__name__
     if "already exists" in text:
         return _Taken(text)
-    if run_id and ("404" in text or "does not exist" in text):
+    if run_id and ("404" in text[:60] or "does not exist" in text):
         return UsageError(f"{cluster.address} knows no run {run_id}; `batchtag list` shows those it has")
     if kind == "AuthenticationError" or "401" in text[:60] or "403" in text[:60]:
         had = "the token it was given" if cluster.token else "no token"
@@ -170,6 +174,7 @@ def _job(details: Any) -> RayJob:
         out=facts.get("out", ""),
         base=facts.get("base", ""),
         message=details.message or "",
+        exit_code=details.driver_exit_code,
         started=(details.start_time or 0) / 1000,
         ended=(details.end_time or 0) / 1000,
     )

@@ -20,13 +20,15 @@ from batchtag import __version__
 from batchtag.errors import UsageError
 from batchtag.spec import JobSpec
 from batchtag.storage import scheme_of
-from batchtag.storage.secrets import secret_strings
+from batchtag.storage.secrets import scrub, secret_strings
 
 JOB_FILE = "job.yaml"
 """JSON, which is YAML."""
 STOP_WAIT_S = 120
 """How long a driver may take to end when it is cancelled, before Ray kills it. Ray's own default is 3 s."""
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|PRIVATE|CREDENTIAL|API_?KEY", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"SECRET|TOKEN$|PASSWORD|PASSWD|ACCESS_?KEY|PRIVATE|CREDENTIAL|_KEY$|API_?KEY|CONNECTION_STRING", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,24 @@ def _check_secrets(spec: JobSpec) -> None:
                 f"compute.env.{name} looks like a secret, and the environment of a job can be read by whoever reaches "
                 "the cluster; give it to the cluster's machines instead"
             )
+
+    for path, text in _strings(spec.model_dump(mode="json"), ""):
+        if scrub(text, {}) != text:
+            raise UsageError(
+                f"{path} holds a password or a signature, which would travel into the cluster's records; take it out"
+            )
+
+
+def _strings(content: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every string of plain data, with its path."""
+    if isinstance(content, str):
+        yield path, content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _strings(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(content, list):
+        for i, value in enumerate(content):
+            yield from _strings(value, f"{path}[{i}]")
 
 
 def _local_paths(spec: JobSpec) -> Iterator[str]:

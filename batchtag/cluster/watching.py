@@ -19,7 +19,9 @@ from batchtag.progress import Figures, duration, figures_of, line
 from batchtag.storage import Store
 
 SILENT_S = 60.0
-_LIVE = ("running", "waiting", "starting")
+SKEW_S = 60.0
+"""Between the clocks of the driver and of Ray."""
+_LIVE = ("running", "waiting", "starting", "silent", "unknown")
 _WORDS = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
 
 
@@ -27,7 +29,8 @@ _WORDS = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "done", "FAIL
 class Standing:
     """One run at one moment, in words that people use.
 
-    `state` is waiting, starting, running, silent, done, interrupted, cancelled, failed, too_many_failures or died.
+    `state` is waiting, starting, running, silent, unknown (no record could be read, and the cluster was not asked),
+    done, interrupted, cancelled, failed, too_many_failures or died.
     """
 
     run_id: str
@@ -37,15 +40,17 @@ class Standing:
     record: dict[str, Any] = field(default_factory=dict)
     message: str = ""
     started: str = ""
+    driver_code: int | None = None
 
     @property
     def is_over(self) -> bool:
-        return self.state not in (*_LIVE, "silent")
+        return self.state not in _LIVE
 
     @property
     def exit_code(self) -> int:
-        """What `batchtag run` would have ended with."""
-        return {"done": 0, "too_many_failures": 3, "interrupted": 130, "cancelled": 130}.get(self.state, 1)
+        """What `batchtag run` ended with, as far as anybody knows."""
+        known = {"done": 0, "too_many_failures": 3, "interrupted": 130, "cancelled": 130}.get(self.state)
+        return known if known is not None else self.driver_code or 1
 
     @property
     def figures(self) -> Figures:
@@ -63,8 +68,14 @@ class Standing:
 
 
 def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None) -> Standing:
-    """How this run is doing. `job` is what Ray says of it, where it was asked. A record that cannot be read is none."""
+    """How this run is doing. `job` is what Ray says of it, where it was asked. A record that cannot be read is none.
+
+    The id of a run derives from its job, so OUT may hold a record of the same id that another cluster left: what is
+    older than Ray's job is not this run's.
+    """
     record = read_record(run_id, store=store, layout=Layout(out)) if out else {}
+    if job is not None and record and _began(record) < job.started - SKEW_S:
+        record = {}
     state, message = record.get("state", ""), record.get("message", "")
     if job is None:
         state = "silent" if state == "running" and age_s(record) > SILENT_S else state or "unknown"
@@ -82,7 +93,13 @@ def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None) 
         record=record,
         message=message,
         started=record.get("started_at", "") or _time(job),
+        driver_code=job.exit_code if job else None,
     )
+
+
+def _began(record: dict[str, Any]) -> float:
+    """Epoch seconds."""
+    return datetime.fromisoformat(record["started_at"]).timestamp()
 
 
 def _time(job: RayJob | None) -> str:
@@ -90,13 +107,13 @@ def _time(job: RayJob | None) -> str:
 
 
 def read_record(run_id: str, *, store: Store, layout: Layout) -> dict[str, Any]:
-    """The newest record of a run: a driver that was begun again writes one of its own, `<run id>.2`. {} if none."""
+    """The newest record of a run; {} if none. Each driver that was begun for it wrote its own, `<run id>.<time>`."""
     try:
         uris = [found.uri for page in store.list_folder(layout.runs) for found in page]
         mine = [uri for uri in uris if _is_of(uri, run_id)]
         if not mine:
             return {}
-        record = json.loads(store.read(max(mine, key=lambda uri: (len(uri), uri))).data)
+        record = json.loads(store.read(max(mine)).data)
     except (StorageError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -107,7 +124,10 @@ def newest_run(*, store: Store, layout: Layout) -> str:
     newest: tuple[str, str] = ("", "")
     for page in store.list_folder(layout.runs):
         for found in page:
-            record = json.loads(store.read(found.uri).data)
+            try:
+                record = json.loads(store.read(found.uri).data)
+            except (StorageError, ValueError):
+                continue
             newest = max(newest, (record.get("started_at", ""), record.get("run_id", "")))
     return newest[1]
 

@@ -65,6 +65,7 @@ def ray_head(folder: Path, *, token: str = "") -> Iterator[Head]:
     words += [f"--metrics-export-port={metrics}"]
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | auth
+    environment["RAY_worker_niceness"] = "0"
     environment["RAY_metrics_report_interval_ms"] = "500"
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where `python` of an entrypoint is
     with (folder / "head.log").open("w") as log:

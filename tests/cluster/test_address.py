@@ -22,6 +22,8 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         ("http://ray.acme.internal:8265", "is neither TLS nor this machine"),
         ("10.0.0.7:8265", "is neither TLS nor this machine"),
+        ("10.0.0.7:6379", "is neither TLS nor this machine"),
+        ("ray://head.acme.internal:10001", "is neither TLS nor this machine"),
         ("https://ray.acme.internal", "no token for https://ray.acme.internal"),
     ],
 )
@@ -32,7 +34,7 @@ def test_an_address_without_tls_or_token_is_refused_unless_somebody_insists(addr
 
 
 def test_tls_with_a_token_and_this_machine_are_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("http://127.0.0.1:8265", "http://localhost:8265", "http://[::1]:8265"):
+    for address in ("http://127.0.0.1:8265", "http://localhost:8265", "http://[::1]:8265", "127.0.0.1:6379", "auto"):
         assert cluster_at(f"{address}/").address == address
     assert cluster_at("").address == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")

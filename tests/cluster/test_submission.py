@@ -46,6 +46,7 @@ def test_the_address_stays_here_and_the_environment_goes_along() -> None:
     assert sent.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == "120"
     assert sent.runtime_env["pip"] == ["adlfs"]
     assert sent.runtime_env["py_modules"][0].endswith("/batchtag")
+    assert submission(compute={"env": {"TOKENIZERS_PARALLELISM": "false"}}).run_id == submission().run_id
     assert "--retries 2" in sent.entrypoint
     image = submission(compute={"package": "image"})
     assert "py_modules" not in image.runtime_env
@@ -65,6 +66,9 @@ def test_the_address_stays_here_and_the_environment_goes_along() -> None:
             "models.0..storage_options",
         ),
         ({"compute": {"env": {"AWS_SECRET_ACCESS_KEY": "wJalr"}}}, "compute.env.AWS_SECRET_ACCESS_KEY"),
+        ({"compute": {"env": {"AZURE_STORAGE_KEY": "wJalr"}}}, "compute.env.AZURE_STORAGE_KEY"),
+        ({"compute": {"pip": ["--index-url https://me:wJalr@pypi.acme/simple"]}}, r"compute.pip\[0\]"),
+        ({"output": {"uri": "https://acme/x?sig=wJalr"}}, "output.uri"),
     ],
 )
 def test_a_job_with_a_secret_does_not_travel(changes: dict[str, Any], place: str) -> None:

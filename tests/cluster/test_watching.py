@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ STORE = LocalStore()
 RUN = "batchtag-0123456789ab"
 
 
-def write(out: Path, run_id: str = RUN, *, age_s: float = 0.0, **facts: Any) -> None:
+def write(out: Path, run_id: str = f"{RUN}.20261121100000", *, age_s: float = 0.0, **facts: Any) -> None:
     """A record, as a run leaves it."""
     report = RunReport(run_id=run_id, out=str(out), started_at=facts.pop("started_at", "2026-11-21T10:00:00+00:00"))
     when = datetime.fromtimestamp(time.time() - age_s, UTC).isoformat()
@@ -74,12 +74,23 @@ def test_without_the_cluster_a_record_is_believed_while_it_is_young(tmp_path: Pa
 
 
 def test_a_driver_that_was_begun_again_is_told_by_its_own_record(tmp_path: Path) -> None:
-    write(tmp_path, state="running")
-    write(tmp_path, f"{RUN}.2", state="running", num_done=40)
-    write(tmp_path, f"{RUN}.10", state="done", num_done=100)
-    write(tmp_path, f"{RUN}-2", state="failed")
+    write(tmp_path, f"{RUN}.20261121100000", state="running", num_done=40)
+    write(tmp_path, f"{RUN}.20261121103000", state="done", num_done=100)
+    write(tmp_path, f"{RUN}-2.20261121110000", state="failed")
     assert read_record(RUN, store=STORE, layout=Layout(str(tmp_path)))["num_done"] == 100
     assert told(tmp_path, "SUCCEEDED").line() == f"{RUN}: done, 100 of 100 images"
+
+
+def test_a_record_that_another_cluster_left_under_the_same_id_is_not_this_run_s(tmp_path: Path) -> None:
+    write(tmp_path, f"{RUN}.20261120100000", state="done", num_done=100, started_at="2026-11-20T10:00:00+00:00")
+    job_of_today = replace(job("FAILED"), started=datetime(2026, 11, 21, 10, tzinfo=UTC).timestamp(), exit_code=2)
+    one = standing(RUN, out=str(tmp_path), store=STORE, job=job_of_today)
+    assert (one.state, one.record, one.exit_code) == ("died", {}, 2)
+    assert standing(RUN, out=str(tmp_path), store=STORE, job=replace(job_of_today, status="PENDING")).record == {}
+
+
+def test_what_nobody_can_tell_is_not_over(tmp_path: Path) -> None:
+    assert (told(tmp_path).state, told(tmp_path).is_over) == ("unknown", False)
 
 
 def test_an_out_tells_of_the_run_that_began_last(tmp_path: Path) -> None:
