@@ -98,7 +98,8 @@ def head(folder: Path, nodes: int) -> Iterator[psutil.Popen]:
         "idle_timeout_minutes": IDLE_MINUTES,
         "upscaling_speed": 1.0,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "launch_multiple": True,
             "head_node_id": HEAD_ID,
             "gcs_address": f"{IP}:{PORT}",
@@ -146,9 +147,10 @@ def head(folder: Path, nodes: int) -> Iterator[psutil.Popen]:
             raise SystemExit((folder / "head.log").read_text())
         yield process
     finally:
-        for one in [*process.children(recursive=True), process]:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
+        with suppress(psutil.NoSuchProcess):
+            for one in [*process.children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 def num_raylets(head_process: psutil.Popen) -> int:
