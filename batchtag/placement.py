@@ -30,11 +30,14 @@ GPU_GFLOPS = 20_000.0
 CPU_IMAGES_PER_S_PER_CORE = 150.0
 """Fetching and decoding ordinary photographs on one core: the limit of light models (measured 150/s, 80 KB JPEGs)."""
 CROPS_PER_IMAGE = 5.0
+CORES_PER_CPU_WORKER, CORES_PER_LIGHT_WORKER = 8, 2
+"""Python runs one thread of a process at a time: with `constant` on 10,000 photographs of 80 KB, two workers on two
+cores tag 1,780 images/s and one with two threads 1,250; mobilenet_v3_large 208 and 194. Heavier models gain nothing by
+a second worker, and in short jobs its start costs more than it brings (92 photographs, resnet50: 17.2 and 22.0)."""
+LIGHT_GFLOPS, WORTH_S = 0.5, 20.0
+"""Models lighter than that, in jobs that keep all cores busy for so long, get small workers."""
 GPU_SLAB, CPU_SLAB = 64, 16
 """Images handed to the models at once."""
-CORES_PER_CPU_WORKER = 2
-"""Python runs one thread of a process at a time: with `constant` on photographs of 80 KB, two workers on two cores tag
-1,780 images/s and one with two threads 1,250; mobilenet_v3_large 208 and 194."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +88,14 @@ def place(
     *,
     to_come: Sequence[Machine] = (),
     num_bundles: int | None = None,
+    num_images: int = 10**9,
+    cards: Sequence[ModelCard] = (),
 ) -> Placement:
     """Numbers for a run on these machines. Raises UsageError for a job that can never be placed there.
 
     Machines `to_come` are those that the cluster's autoscaler may add: they count as if they were there, for Ray adds
-    them while actors wait for a place. There are no more workers than bundles to do, unless the job says how many.
+    them while actors wait for a place. There are no more workers than bundles to do, unless the job says how many. What
+    is to be done (`num_images`, `cards`) decides how many cores a worker gets on CPUs.
 
     An actor runs on one machine, so what counts is how many fit on each, not the sum of the CPUs: on four nodes of 4
     CPUs, one actor of 15 would be waited for in vain.
@@ -98,7 +104,11 @@ def place(
     device = _device(compute, machines)
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
     per_gpu = 1 if device == "cuda" else 0
-    wanted = _wanted(compute, hosts, on_gpu=device == "cuda", num_bundles=num_bundles)
+    cores = sum(machine.cpus for machine in hosts)
+    is_light = _gflops(cards) < LIGHT_GFLOPS and num_images * _cpu_seconds(cards) >= WORTH_S * cores
+    per_worker = CORES_PER_LIGHT_WORKER if is_light else CORES_PER_CPU_WORKER
+    most = sum(int(machine.gpus) for machine in hosts) if device == "cuda" else _cpu_workers(hosts, per_worker)
+    wanted = _wanted(compute, most, on_gpu=device == "cuda", num_bundles=num_bundles)
     at_most = _largest_actor(compute, machines, wanted, on_gpu=device == "cuda")
     beside = [machine for machine in machines if device == "cuda" and not int(machine.gpus)]
     spares = _spares(hosts, one_is_free=any(machine.cpus >= 1 for machine in beside))
@@ -152,16 +162,12 @@ def _device(compute: ComputeSpec, machines: Sequence[Machine]) -> str:
     return compute.device if compute.device != "auto" else ("cuda" if has_gpu else "cpu")
 
 
-def _wanted(
-    compute: ComputeSpec, hosts: Sequence[Machine], *, on_gpu: bool, num_bundles: int | None
-) -> int | Literal["auto"]:
-    """How many workers there should be; "auto" for as many as fit."""
-    gpus = sum(int(machine.gpus) for machine in hosts)
+def _wanted(compute: ComputeSpec, most: int, *, on_gpu: bool, num_bundles: int | None) -> int | Literal["auto"]:
+    """How many workers there should be, `most` if the job says nothing; "auto" for as many as fit."""
     if compute.actors != "auto":
-        return min(compute.actors, gpus) if on_gpu else compute.actors
+        return min(compute.actors, most) if on_gpu else compute.actors
     if compute.cpus_per_actor != "auto" and not on_gpu and compute.decode != "own_pool":
         return "auto"
-    most = gpus if on_gpu else _cpu_workers(hosts)
     if compute.decode == "own_pool" and not on_gpu:
         most = max(1, most // 2)
     return min(most, num_bundles) if num_bundles else most
@@ -179,10 +185,21 @@ def _largest_actor(
     return 1.0
 
 
-def _cpu_workers(hosts: Sequence[Machine]) -> int:
-    """One for every two cores, two at least where there are as many."""
+def _cpu_workers(hosts: Sequence[Machine], per_worker: int) -> int:
+    """One for so many cores; of small ones two at least where there are as many cores."""
     whole = [int(host.cpus) for host in hosts if host.cpus >= 1]
-    return max(1, sum(max(1, cores // CORES_PER_CPU_WORKER) for cores in whole), min(2, sum(whole)))
+    least = min(2, sum(whole)) if per_worker == CORES_PER_LIGHT_WORKER else 1
+    return max(1, least, sum(max(1, cores // per_worker) for cores in whole))
+
+
+def _gflops(cards: Sequence[ModelCard]) -> float:
+    """Of an image, by all models."""
+    return sum(card.gflops * (CROPS_PER_IMAGE if card.crops_of else 1) for card in cards)
+
+
+def _cpu_seconds(cards: Sequence[ModelCard]) -> float:
+    """What an image takes of a core, fetched, decoded and looked at, of the order of."""
+    return _gflops(cards) / CPU_GFLOPS_PER_CORE + 1 / CPU_IMAGES_PER_S_PER_CORE
 
 
 def _spares(hosts: Sequence[Machine], *, one_is_free: bool) -> list[list[Machine]]:
@@ -250,9 +267,9 @@ def bundle_size(
     """How many images a bundle of this job gets: half a minute of one worker, and several bundles for every worker."""
     if compute.bundle_size != "auto":
         return compute.bundle_size
-    placement = place(compute, machines)
+    placement = place(compute, machines, num_images=num_images, cards=cards)
     cores = placement.compute_threads
-    gflops = sum(card.gflops * (CROPS_PER_IMAGE if card.crops_of else 1) for card in cards)
+    gflops = _gflops(cards)
     device_rate = GPU_GFLOPS if placement.device == "cuda" else CPU_GFLOPS_PER_CORE * cores
     seconds_per_image = gflops / device_rate + 1 / (CPU_IMAGES_PER_S_PER_CORE * cores)
     fair_share = (num_images if num_images < MANY else 8 * MANY) / (BUNDLES_PER_WORKER * placement.actors)

@@ -240,7 +240,14 @@ class _Run:
 
     def _tag(self, bundles: list[Bundle]) -> None:
         there, to_come = self._machines()
-        place = placement.place(self._spec.compute, there, to_come=to_come, num_bundles=len(bundles))
+        place = placement.place(
+            self._spec.compute,
+            there,
+            to_come=to_come,
+            num_bundles=len(bundles),
+            num_images=sum(bundle.num_images for bundle in bundles),
+            cards=self._cards.result(),
+        )
         self._report.placement = place.reason
         work = tagging.Work(
             bundles=bundles,

@@ -81,6 +81,20 @@ def test_the_device_is_the_best_there_is_unless_the_job_says_otherwise() -> None
         place(ComputeSpec(device="cuda"), [node(8)])
 
 
+@pytest.mark.parametrize(
+    ("num_images", "gflops", "workers"),
+    [(100_000, 0.2, 2), (1000, 0.2, 1), (100_000, 4.0, 1), (90, 4.0, 1), (10_000, 0.0, 2), (2000, 0.0, 1)],
+)
+def test_light_models_in_long_jobs_get_small_workers_on_cpus(num_images: int, gflops: float, workers: int) -> None:
+    two_cores = place(AUTO, CLUSTERS["two cores"], num_images=num_images, cards=[card(gflops=gflops)])
+    assert (two_cores.actors, two_cores.compute_threads) == (workers, 2 // workers)
+
+
+def test_heavy_models_get_workers_of_eight_cores() -> None:
+    placement = place(AUTO, CLUSTERS["sixty-four cores"], cards=[card(gflops=100.0)])
+    assert (placement.actors, placement.cpus_per_actor, placement.compute_threads) == (8, 7.8, 8)
+
+
 def test_there_are_no_more_workers_than_bundles_and_fewer_have_more_cores_each() -> None:
     assert place(AUTO, [node(16)], num_bundles=100) == place(AUTO, [node(16)])
     few = place(AUTO, [node(16)], num_bundles=2)
