@@ -128,7 +128,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         bars = panel.barh(names, rates, color=colours)
         panel.bar_label(bars, [f"{rate:.3g}" if rate else "not measured" for rate in rates], padding=3, fontsize=8)
         panel.axvline(row.limits.line, color=_LIMIT_COLOUR, linestyle="--", linewidth=1)
-        panel.set_title(f"{row.work.name}: images/s (dashed: the limit of the cores)", loc="left", fontsize=9)
+        panel.set_title(f"{row.work.name}: images/s (dashed: what these cores can do in torch)", loc="left", fontsize=9)
         panel.invert_yaxis()
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
