@@ -73,8 +73,8 @@ def measure(folder: Path, address: str, *, actors: int, rate: float, seconds: fl
     subprocess.run([*CLI, "verify", str(out)], check=True, stdout=subprocess.DEVNULL)
     with duckdb.connect() as database:
         rows = database.sql(
-            "select epoch(any_value(tagged_at)) as at, count(*) "
-            f"from read_parquet('{out}/images/*.parquet', filename=true) group by filename order by at"
+            "select epoch(any_value(tagged_at)) as moment, count(*) "
+            f"from read_parquet('{out}/images/*.parquet', filename=true) group by filename order by moment"
         ).fetchall()
     middle = rows[len(rows) // 4 : 3 * len(rows) // 4 + 1]
     return float(sum(count for _, count in middle[1:]) / (middle[-1][0] - middle[0][0]))
