@@ -251,7 +251,7 @@ def _explain(error: Exception, name: str, data: bytes, rules: DecodeRules) -> De
         return _too_many_pixels(name, f"{int(pixels[1]):,} pixels" if pixels else "too many pixels", rules)
     if "MAX_TEXT" in why or "memory used in text" in why:
         return DecodeError(f"{what}: its text chunks unpack to more than a header may hold: {why}", code=Code.TOO_LARGE)
-    # Pillow's decoders raise NotImplementedError for a file of a variety that they lack.
+    # What Pillow's own decoders raise for a variety of a format that they cannot read; nothing of ours is unfinished.
     if isinstance(error, NotImplementedError) or "unsupported" in why.lower():
         return DecodeError(f"{what}, of a variety that Pillow cannot read: {why}", code=Code.UNSUPPORTED)
     if _CUT_SHORT.search(why) or is_cut_short(name, data):

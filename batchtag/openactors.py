@@ -114,6 +114,10 @@ class RayOpeners:
             opener.in_hand += 1
         return _Handle(opener, opener.actor.open.remote(outcomes), self._lock)
 
+    def dismiss(self) -> None:
+        with self._lock:
+            self._employed.clear()
+
     def _ready(self) -> list[_Employed]:
         """Those that can be given something. As many are employed as there is room for."""
         while len(self._employed) < self._count:

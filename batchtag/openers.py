@@ -77,6 +77,10 @@ class Openers(Protocol):
 
     def open(self, outcomes: list[Outcome]) -> Handle: ...
 
+    def dismiss(self) -> None:
+        """Let them all go, and their CPUs with them; the next chunk would employ new ones."""
+        ...
+
 
 class ChunkOpener:
     """What an opener does. Safe to use from several threads."""
@@ -122,6 +126,10 @@ class OpenersStream:
     def slots(self) -> int:
         """How many chunks openers can have in hand as things are now."""
         return self._openers.slots()
+
+    def dismiss(self) -> None:
+        """Let the openers go."""
+        self._openers.dismiss()
 
     def slabs(self, outcomes: Sequence[Outcome]) -> Iterator[list[Sight]]:
         """The images that could be opened, in order, in slabs; the others' outcomes have a failure. Raises Hung."""

@@ -19,6 +19,7 @@ from batchtag.sources.spec import SourceSpec
 from batchtag.storage import absolute_uri, scheme_of
 
 _AUTO = Literal["auto"]
+Decode = Literal["auto", "with_models", "own_pool"]
 
 
 def _known_format(name: str) -> str:
@@ -79,7 +80,7 @@ class ComputeSpec(Spec):
     fetches: int = Field(default=32, ge=1, le=512)
     """Objects in flight per worker."""
     decode_threads: Annotated[int, Field(ge=1)] | _AUTO = "auto"
-    decode: Literal["auto", "with_models", "own_pool"] = "auto"
+    decode: Decode = "auto"
     """Where images are fetched and decoded: in the workers, or by actors on the CPUs they leave free; by default each
     worker measures and moves out where that pays. The tables are the same."""
 

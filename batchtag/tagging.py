@@ -25,7 +25,8 @@ JUDGED_FROM = 200
 """A failure rate over fewer images says little; of fewer, only a whole run in which nothing was tagged is judged."""
 POLL_S = 0.5
 STARTING = 3
-"""So many times longer may it take until the first worker is there: machines have to be started, images pulled."""
+"""So many times longer may it take while no worker is there: machines have to be started, images pulled."""
+NAMED = 8
 ALIVE_S = 5.0
 """A worker that gave no sign for so long is not counted."""
 
@@ -40,7 +41,7 @@ class Work:
     totals: Totals
     figures: Figures
     max_failure_rate: float
-    stall_timeout_s: float = 600.0
+    stall_timeout_s: float
 
 
 def tag(work: Work) -> Iterator[Figures]:
@@ -77,7 +78,7 @@ def tag(work: Work) -> Iterator[Figures]:
                 run.committed(item)
         workers = pipeline.snapshot(monitor)
         run.refresh(work.figures, workers)
-        guard.look(work.figures, run.alive(workers))
+        guard.look(work.figures, workers, alive=run.alive(workers))
         now = work.figures.counters
         live = Totals(
             num_images=before.num_images + now.num_images,
@@ -97,8 +98,10 @@ class StallGuard:
         self._moved_at = clock()
         self._seen: object = None
 
-    def look(self, figures: Figures, workers: Mapping[str, WorkerFigures]) -> None:
-        """Raises RunFailed when what is counted has been the same for too long."""
+    def look(
+        self, figures: Figures, workers: Mapping[str, WorkerFigures], *, alive: Mapping[str, WorkerFigures]
+    ) -> None:
+        """Raises RunFailed when what is counted has been the same for too long. `alive` are some of the workers."""
         done = figures.counters
         seen = (
             done.num_images,
@@ -107,27 +110,27 @@ class StallGuard:
             done.decode_s,
             done.predict_s,
             done.write_s,
-            len(workers),
+            len(alive),
         )
         if seen != self._seen:
             self._seen, self._moved_at = seen, self._clock()
-        patience_s = self._timeout_s * (1 if workers else STARTING)
+        patience_s = self._timeout_s * (1 if alive else STARTING)
         if self._clock() - self._moved_at > patience_s:
             raise RunFailed(
-                f"nothing has moved for {duration(patience_s)} (compute.stall_timeout_s): {_standing(workers)}. "
+                f"nothing has moved for {duration(patience_s)} (compute.stall_timeout_s): {_standing(workers, alive)}. "
                 "What is committed stays; the same command goes on"
             )
 
 
-def _standing(workers: Mapping[str, WorkerFigures]) -> str:
-    """Where each worker stands."""
+def _standing(workers: Mapping[str, WorkerFigures], alive: Mapping[str, WorkerFigures]) -> str:
+    """Where each worker stands; where none gives a sign of life, where those that came last stood."""
     if not workers:
         return "no worker is there; the cluster may lack the CPUs or GPUs that were asked for"
-    pieces = [
+    told = [
         f"worker {name}: " + (", ".join(f"{stage} bundle {bundle}" for bundle, stage in one.doing.items()) or "idle")
-        for name, one in sorted(workers.items(), key=lambda item: -item[1].alive_s)[:8]
+        for name, one in list((alive or workers).items())[-NAMED:]
     ]
-    return "; ".join(pieces)
+    return ("" if alive else "no worker gives a sign of life; the last ones were: ") + "; ".join(told)
 
 
 class _Tally:

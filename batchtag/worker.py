@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from batchtag import models
 from batchtag.errors import Code, ModelError, RunFailed, StorageError
@@ -29,6 +29,7 @@ from batchtag.monitor import NOWHERE, Counters, Start, WorkerFigures, copy_of
 from batchtag.openers import Measured, Openers, OpenersStream, pays
 from batchtag.outputs import PartWriter
 from batchtag.records import Bundle, Commit, Failure, ModelCard, Outcome, Stage
+from batchtag.spec import Decode
 from batchtag.storage import open_store, warm_up
 from batchtag.stream import Hung, ImageStream, StreamPlan
 from batchtag.tables import num_tags
@@ -51,7 +52,7 @@ class WorkPlan:
     cards: tuple[ModelCard, ...]
     stream: StreamPlan
     runtime: Runtime
-    decode: Literal["auto", "with_models", "own_pool"] = "with_models"
+    decode: Decode = "with_models"
     source: str = ""
     """One URI of the source, to have its store ready when the models are."""
 
@@ -170,6 +171,7 @@ class Worker:
             return
         slots = self._elsewhere.slots()
         if self._plan.decode == "auto" and self._elsewhere.is_no_help:
+            self._elsewhere.dismiss()
             slots = 0
         elif self._plan.decode == "auto" and not self._slots:
             with self._counting:

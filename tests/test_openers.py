@@ -39,6 +39,9 @@ class Others:
         self.chunks.append([outcome.ref.position for outcome in outcomes])
         return self._pool.submit(self._open, pickle.dumps(outcomes))
 
+    def dismiss(self) -> None:
+        self._pool.shutdown(wait=False)
+
     def _open(self, sent: bytes) -> Opened:
         outcomes = pickle.loads(sent)
         self._before(outcomes)
@@ -144,6 +147,25 @@ def test_an_image_that_keeps_the_decoder_of_an_opener_is_told(folder: list[Outco
 
     with pytest.raises(Hung):
         ChunkOpener(Stuck(plan(), store_for=lambda uri: pytest.fail(uri))).open(folder[:3])
+
+
+def test_openers_whose_chunks_do_not_come_are_known_to_be_no_help(
+    folder: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openers, "IMPATIENCE_S", 0.0)
+    monkeypatch.setattr(openers, "JUDGED_CHUNKS", 4)
+    over = threading.Event()
+
+    def never(chunk: list[Outcome]) -> None:
+        over.wait(30)
+
+    stream = through(Others(never))
+    assert not stream.is_no_help
+    try:
+        found(stream, folder)
+    finally:
+        over.set()
+    assert stream.is_no_help
 
 
 def measured(*, fetch_ms: float, decode_ms: float, model_ms: float, rate: float, num_images: int = 10_000) -> Measured:

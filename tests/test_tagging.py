@@ -34,12 +34,12 @@ def test_a_run_in_which_nothing_moves_ends_and_says_where_it_stands() -> None:
     clock = Clock()
     guard = StallGuard(600.0, clock=clock)
     workers = {"aa": worker(_7="looks at images of", _8="opens images of"), "bb": worker()}
-    guard.look(figures(num_images=5), workers)
+    guard.look(figures(num_images=5), workers, alive=workers)
     clock.now = 599.0
-    guard.look(figures(num_images=5), workers)
+    guard.look(figures(num_images=5), workers, alive=workers)
     clock.now = 601.0
     with pytest.raises(RunFailed) as ended:
-        guard.look(figures(num_images=5), workers)
+        guard.look(figures(num_images=5), workers, alive=workers)
     assert ended.value.message.startswith("nothing has moved for 10 min 00 s (compute.stall_timeout_s): ")
     assert (
         "worker aa: looks at images of bundle b_7, opens images of bundle b_8; worker bb: idle" in ended.value.message
@@ -51,15 +51,27 @@ def test_a_second_more_of_fetching_is_a_move() -> None:
     guard = StallGuard(600.0, clock=clock)
     for step in range(10):
         clock.now = 500.0 * step
-        guard.look(figures(fetch_s=float(step)), {"aa": worker()})
+        guard.look(figures(fetch_s=float(step)), {"aa": worker()}, alive={"aa": worker()})
 
 
 def test_machines_that_have_to_be_started_get_three_times_as_long() -> None:
     clock = Clock()
     guard = StallGuard(600.0, clock=clock)
-    guard.look(figures(), {})
+    guard.look(figures(), {}, alive={})
     clock.now = 1790.0
-    guard.look(figures(), {})
+    guard.look(figures(), {}, alive={})
     clock.now = 1801.0
     with pytest.raises(RunFailed, match="no worker is there; the cluster may lack the CPUs or GPUs"):
-        guard.look(figures(), {})
+        guard.look(figures(), {}, alive={})
+
+
+def test_workers_that_went_silent_are_named_with_what_they_did() -> None:
+    clock = Clock()
+    guard = StallGuard(600.0, clock=clock)
+    workers = {"aa": worker(_7="looks at images of")}
+    guard.look(figures(), workers, alive={})
+    clock.now = 1801.0
+    with pytest.raises(
+        RunFailed, match="no worker gives a sign of life; the last ones were: worker aa: looks at images"
+    ):
+        guard.look(figures(), workers, alive={})

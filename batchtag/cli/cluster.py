@@ -15,6 +15,7 @@ from batchtag.errors import StorageError, UsageError, printable
 
 if TYPE_CHECKING:
     from batchtag.cluster.address import Cluster
+    from batchtag.cluster.jobs import Jobs, RayJob
     from batchtag.cluster.submission import Submission
     from batchtag.cluster.watching import Standing
     from batchtag.spec import JobSpec
@@ -25,7 +26,7 @@ _WIDE = 300
 """A table that nobody looks at on a terminal is not folded."""
 Address = Annotated[
     str,
-    typer.Option(help="The cluster: https://host, a tunnel's http://127.0.0.1:8265, ... [default: RAY_ADDRESS]"),
+    typer.Option(help="The cluster: https://host, a tunnel's http://127.0.0.1:8265, ... (default: RAY_ADDRESS)"),
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Speak to it without TLS or without a token.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -193,11 +194,10 @@ def logs(
     insecure: Insecure = False,
 ) -> None:
     """What a run's driver said, from the cluster."""
-    jobs, run_id = _jobs_of(run, address, insecure)
-    shown = 0
+    jobs, shown = _jobs_of(run, address, insecure), 0
     while True:
-        is_over = jobs.get(run_id).is_over
-        text = jobs.log(run_id)
+        is_over = jobs.get(run).is_over
+        text = jobs.log(run)
         sys.stdout.write(text[shown:])
         sys.stdout.flush()
         shown = len(text)
@@ -208,23 +208,23 @@ def logs(
 
 def cancel(run: Submitted, address: Address = "", insecure: Insecure = False) -> None:
     """End a run: it keeps what is committed and gives everything back. `submit` again goes on from there."""
-    jobs, run_id = _jobs_of(run, address, insecure)
-    job = jobs.get(run_id)
+    jobs = _jobs_of(run, address, insecure)
+    job = jobs.get(run)
     if not job.is_over:
-        jobs.stop(run_id)
-        while not (job := jobs.get(run_id)).is_over:
+        jobs.stop(run)
+        while not (job := jobs.get(run)).is_over:
             time.sleep(POLL_S)
-    typer.echo(printable(_stand(run_id, job.out, job).line()))
+    typer.echo(printable(_stand(run, job.out, job).line()))
 
 
-def _jobs_of(run: str, address: str, insecure: bool) -> Any:
-    """The cluster of a run, and the run's id there."""
+def _jobs_of(run: str, address: str, insecure: bool) -> Jobs:
+    """The runs of the cluster that is asked for, or that this one was sent to."""
     from batchtag.cluster.address import cluster_at
     from batchtag.cluster.jobs import Jobs
     from batchtag.cluster.notes import find
 
     note = find(run)
-    return Jobs(cluster_at(address or (note.address if note else ""), insecure=insecure)), run
+    return Jobs(cluster_at(address or (note.address if note else ""), insecure=insecure))
 
 
 def _find(run: str, address: str, insecure: bool) -> Standing:
@@ -237,14 +237,14 @@ def _find(run: str, address: str, insecure: bool) -> Standing:
         return _newest(run)
     note = find(run)
     try:
-        jobs, run_id = _jobs_of(run, address, insecure)
-        job = jobs.get(run_id)
+        jobs = _jobs_of(run, address, insecure)
+        job = jobs.get(run)
     except (RunFailed, UsageError):
         if note is None:
             raise
         return _stand(run, note.out, None, name=note.name)
-    one = _stand(run_id, job.out, job)
-    return one if one.state != "died" else _with_reason(one, jobs.last_lines(run_id))
+    one = _stand(run, job.out, job)
+    return one if one.state != "died" else _with_reason(one, jobs.last_lines(run))
 
 
 def _with_reason(one: Standing, lines: list[str]) -> Standing:
@@ -266,7 +266,7 @@ def _newest(out: str) -> Standing:
     return _stand(run_id, out, None)
 
 
-def _stand(run_id: str, out: str, job: Any, *, name: str = "") -> Standing:
+def _stand(run_id: str, out: str, job: RayJob | None, *, name: str = "") -> Standing:
     from dataclasses import replace
 
     from batchtag.cluster.watching import standing

@@ -39,7 +39,7 @@ def run(
     out: Annotated[str, typer.Option(help="Where the tables go: a folder or any fsspec URI.")] = "",
     detector: Annotated[
         list[str] | None,
-        typer.Option(help=f"A torchvision detector or a checkpoint folder; repeatable. [default: {DEFAULT_DETECTOR}]"),
+        typer.Option(help=f"A torchvision detector or a checkpoint folder; repeatable. (default: {DEFAULT_DETECTOR})"),
     ] = None,
     classifier: Annotated[
         list[str] | None, typer.Option(help="A torchvision classifier or a checkpoint folder; repeatable.")
@@ -47,14 +47,14 @@ def run(
     weights: Annotated[
         str, typer.Option(help="Weights for all of them: a member of the builder's enum, or 'none' for untrained ones.")
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="Seed of untrained weights. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of untrained weights. (default: 0)")] = None,
     include: Annotated[list[str] | None, typer.Option(help="Only names that match this glob; repeatable.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No names that match this glob; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images of the listing.")] = None,
     max_failure_rate: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Stop when a larger share of the images fails. [default: 0.05]")
+        float | None, typer.Option(min=0, max=1, help="Stop when a larger share of the images fails. (default: 0.05)")
     ] = None,
-    device: Annotated[Device | None, typer.Option(help="Where models run. [default: auto]")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where models run. (default: auto)")] = None,
     address: Annotated[
         str, typer.Option(help="Join this Ray cluster; by default RAY_ADDRESS, else a private Ray on this machine.")
     ] = "",

@@ -86,7 +86,7 @@ class Jobs:
                 if not job.is_over:
                     return job, False
             attempt = max(attempt + 1, len(earlier) + 1)
-            submission = renumbered(submission, attempt=attempt)
+            submission = replace(submission, attempt=attempt)
             try:
                 self._send(submission)
             except _Taken:
@@ -117,7 +117,7 @@ class Jobs:
             return _job(self._client.get_job_info(run_id))
 
     def stop(self, run_id: str) -> None:
-        """Ask it to end; it commits what it has."""
+        """Ask it to end; what is committed stays."""
         with self._words(run_id):
             self._client.stop_job(run_id)
 
@@ -178,9 +178,3 @@ def _job(details: Any) -> RayJob:
         started=(details.start_time or 0) / 1000,
         ended=(details.end_time or 0) / 1000,
     )
-
-
-def renumbered(submission: Submission, *, attempt: int) -> Submission:
-    """The same job as another try of it."""
-    again = replace(submission, attempt=attempt)
-    return replace(again, entrypoint=submission.entrypoint.replace(submission.run_id, again.run_id))

@@ -36,7 +36,9 @@ class Submission:
     """One request. `attempt` counts how often this job was sent to this output before, plus one."""
 
     base_id: str
-    entrypoint: str
+    retries: int
+    expects: str
+    """The version that the image must have; "" where the package travels."""
     runtime_env: dict[str, Any]
     metadata: dict[str, str]
     job: dict[str, Any]
@@ -47,17 +49,19 @@ class Submission:
     def run_id(self) -> str:
         return self.base_id if self.attempt == 1 else f"{self.base_id}-{self.attempt}"
 
+    @property
+    def entrypoint(self) -> str:
+        """The shell command that Ray runs on the head, in the folder with the job's file."""
+        words = ["python", "-m", "batchtag.cluster.driver", "--retries", str(self.retries), "--run-id", self.run_id]
+        return shlex.join([*words, *(["--expect", self.expects] if self.expects else []), JOB_FILE])
 
-def make_submission(spec: JobSpec, *, name: str, attempt: int = 1) -> Submission:
+
+def make_submission(spec: JobSpec, *, name: str) -> Submission:
     """The request for a job. `name` is what people call it. Raises UsageError for a job that must not travel."""
     _check_secrets(spec)
     compute = spec.compute.model_copy(update={"address": ""})
     job = spec.model_copy(update={"compute": compute}).model_dump(mode="json")
     base_id = f"batchtag-{_digest(job)}"
-    run_id = base_id if attempt == 1 else f"{base_id}-{attempt}"
-    words = ["python", "-m", "batchtag.cluster.driver", "--retries", str(compute.retries), "--run-id", run_id]
-    if compute.package == "image":
-        words += ["--expect", __version__]
     runtime_env: dict[str, Any] = {
         "env_vars": {**compute.env, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
     }
@@ -67,11 +71,11 @@ def make_submission(spec: JobSpec, *, name: str, attempt: int = 1) -> Submission
         runtime_env["py_modules"] = [str(Path(__file__).parents[1])]
     return Submission(
         base_id=base_id,
-        entrypoint=shlex.join([*words, JOB_FILE]),
+        retries=compute.retries,
+        expects=__version__ if compute.package == "image" else "",
         runtime_env=runtime_env,
         metadata={"batchtag": __version__, "name": name, "out": spec.output.uri, "base": base_id},
         job=job,
-        attempt=attempt,
         warnings=tuple(_local_paths(spec)),
     )
 
@@ -97,7 +101,6 @@ def _check_secrets(spec: JobSpec) -> None:
                 f"compute.env.{name} looks like a secret, and the environment of a job can be read by whoever reaches "
                 "the cluster; give it to the cluster's machines instead"
             )
-
     for path, text in _strings(spec.model_dump(mode="json"), ""):
         if scrub(text, {}) != text:
             raise UsageError(

@@ -22,7 +22,7 @@ SILENT_S = 60.0
 SKEW_S = 60.0
 """Between the clocks of the driver and of Ray."""
 _LIVE = ("running", "waiting", "starting", "silent", "unknown")
-_WORDS = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
+_OVER = {"SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None) 
     elif job.status == "STOPPED" and state in ("", "running", "interrupted"):
         state, message = "cancelled", ""
     elif state in ("", "running"):
-        state, message = _WORDS[job.status], " ".join(job.message.split())[-500:]
+        state, message = _OVER[job.status], " ".join(job.message.split())[-500:]
     return Standing(
         run_id=run_id,
         state=state,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from batchtag.cluster.jobs import renumbered
 from batchtag.cluster.submission import Submission, make_submission
 from batchtag.errors import UsageError
 from batchtag.spec import make_spec
@@ -34,7 +34,7 @@ def test_the_same_job_to_the_same_output_is_the_same_run_however_it_is_computed(
 
 
 def test_a_later_try_has_an_id_of_its_own_and_its_driver_is_told() -> None:
-    again = renumbered(submission(), attempt=3)
+    again = replace(submission(), attempt=3)
     assert again.run_id == f"{submission().base_id}-3"
     assert f"--run-id {again.run_id} " in again.entrypoint
 
