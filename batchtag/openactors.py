@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,9 @@ import ray
 
 from batchtag.nodes import machines
 from batchtag.openers import ChunkOpener, NobodyThere, Opened, OpenerDied
-from batchtag.placement import free_cpus, openers_of_worker
+from batchtag.placement import Placement, openers_of_worker, still_to_come
 from batchtag.records import Outcome
+from batchtag.spec import NodeKind
 from batchtag.storage import open_store
 from batchtag.stream import Hung, ImageStream, StreamPlan
 
@@ -86,22 +88,30 @@ class _Employed:
 
 
 class RayOpeners:
-    """The `Openers` of one of `actors` workers, who take `cpus_per_actor` each and share what they leave.
+    """The `Openers` of one of a run's workers, who share what they leave of the cluster.
 
-    Safe to use from two threads. Openers are started when the first chunk goes out.
+    Nodes that may still be added (`grows_to`) count as if they were there: an opener that waits for a place is what
+    makes Ray's autoscaler bring it one, and is passed over until then. Safe to use from two threads. Openers are
+    started when the first chunk goes out.
     """
 
-    def __init__(self, plan: OpenPlan, *, actors: int, cpus_per_actor: float) -> None:
+    def __init__(self, plan: OpenPlan, placement: Placement, *, grows_to: Sequence[NodeKind]) -> None:
         self._plan = plan
-        self._actors, self._cpus_per_actor = actors, cpus_per_actor
+        self._placement, self._grows_to = placement, grows_to
         self._count, self._cpus = 0, 0.0
         self._employed: list[_Employed] = []
         self._lock = threading.Lock()
 
     def slots(self) -> int:
-        free = free_cpus(machines(), actors=self._actors, cpus_per_actor=self._cpus_per_actor)
+        there, place = machines(), self._placement
+        room = openers_of_worker(
+            [*there, *still_to_come(self._grows_to, there=there)],
+            actors=place.actors,
+            cpus_per_actor=place.cpus_per_actor,
+            gpus_per_actor=place.gpus_per_actor,
+        )
         with self._lock:
-            self._count, self._cpus = openers_of_worker(free, actors=self._actors)
+            self._count, self._cpus = room
             del self._employed[self._count :]  # they do what they have in hand, and end
             return IN_HAND * self._count
 

@@ -60,8 +60,6 @@ class Placement:
     compute_threads: int
     decode_threads: int
     slab_images: int
-    free_cpus: float
-    """What the workers leave, without the one for Ray Data: for openers (`compute.decode`)."""
     reason: str
 
 
@@ -75,11 +73,6 @@ def still_to_come(kinds: Iterable[NodeKind], *, there: Iterable[Machine]) -> lis
         alive[machine] -= found
         missing += [machine] * (kind.nodes - found)
     return missing
-
-
-def free_cpus(machines: Sequence[Machine], *, actors: int, cpus_per_actor: float) -> float:
-    """CPUs of a cluster that neither its workers nor Ray Data need."""
-    return max(0.0, sum(machine.cpus for machine in machines) - actors * cpus_per_actor - 1)
 
 
 def place(
@@ -103,16 +96,16 @@ def place(
     num_there, machines = len(machines), [*machines, *to_come]
     device = _device(compute, machines)
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
-    per_gpu = 1 if device == "cuda" else 0
+    gpus = (1.0 if compute.gpus_per_actor == "auto" else compute.gpus_per_actor) if device == "cuda" else 0.0
     cores = sum(machine.cpus for machine in hosts)
     is_light = _gflops(cards) < LIGHT_GFLOPS and num_images * _cpu_seconds(cards) >= WORTH_S * cores
     per_worker = CORES_PER_LIGHT_WORKER if is_light else CORES_PER_CPU_WORKER
-    most = sum(int(machine.gpus) for machine in hosts) if device == "cuda" else _cpu_workers(hosts, per_worker)
+    most = sum(_room_by_gpu(machine, gpus) for machine in hosts) if gpus else _cpu_workers(hosts, per_worker)
     wanted = _wanted(compute, most, on_gpu=device == "cuda", num_bundles=num_bundles)
     at_most = _largest_actor(compute, machines, wanted, on_gpu=device == "cuda")
     beside = [machine for machine in machines if device == "cuda" and not int(machine.gpus)]
     spares = _spares(hosts, one_is_free=any(machine.cpus >= 1 for machine in beside))
-    fits = [(*_actors(wanted, compute.cpus_per_actor, spare, per_gpu, at_most=at_most), spare) for spare in spares]
+    fits = [(*_actors(wanted, compute.cpus_per_actor, spare, gpus, at_most=at_most), spare) for spare in spares]
     actors, per_actor, spare = max(fits, key=lambda fit: fit[0] * fit[1])
     if not actors:
         raise UsageError(
@@ -120,13 +113,15 @@ def place(
             f"{', '.join(f'{m.cpus:g}' for m in hosts[:8])} CPUs, one of which must stay free for Ray Data; "
             "lower compute.actors or compute.cpus_per_actor"
         )
-    cpus, free = sum(machine.cpus for machine in machines), free_cpus(machines, actors=actors, cpus_per_actor=per_actor)
-    if compute.decode == "own_pool" and not openers_of_worker(free, actors=actors)[0]:
-        raise UsageError(
-            f"compute.decode is 'own_pool' and of {cpus:g} CPUs too few are left for it beside {actors} x "
-            f"{per_actor:g} of workers and one for Ray Data; lower compute.actors or compute.cpus_per_actor"
-        )
-    cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, per_gpu=per_gpu)
+    cpus = sum(machine.cpus for machine in machines)
+    if compute.decode == "own_pool":
+        openers, _ = openers_of_worker(machines, actors=actors, cpus_per_actor=per_actor, gpus_per_actor=gpus)
+        if not openers:
+            raise UsageError(
+                f"compute.decode is 'own_pool' and of {cpus:g} CPUs too few are left for it beside {actors} x "
+                f"{per_actor:g} of workers and one for Ray Data; lower compute.actors or compute.cpus_per_actor"
+            )
+    cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, gpus=gpus)
     engine = engine_on(device, asked=compute.engine)
     decode_threads = cores if compute.decode_threads == "auto" else compute.decode_threads
     slab = (GPU_SLAB if device == "cuda" else CPU_SLAB) if compute.batch_size == "auto" else compute.batch_size
@@ -135,24 +130,37 @@ def place(
         engine=engine,
         actors=actors,
         cpus_per_actor=per_actor,
-        gpus_per_actor=float(per_gpu),
+        gpus_per_actor=gpus,
         compute_threads=cores,
         decode_threads=decode_threads,
         slab_images=slab,
-        free_cpus=free,
-        reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs each, "
-        f"{decode_threads} decode threads, slabs of {slab}"
+        reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs"
+        + (f" and {gpus:g} of a GPU" if 0 < gpus < 1 else "")
+        + f" each, {decode_threads} decode threads, slabs of {slab}"
         + (f"; {num_there} of {len(machines)} nodes are there" if to_come else ""),
     )
 
 
-def openers_of_worker(free: float, *, actors: int) -> tuple[int, float]:
-    """How many openers each worker may employ where so many CPUs are free, and the CPUs of each: one, or one's part."""
-    share = free / actors + 1e-9
-    if share >= 1:
-        return int(share), 1.0
-    tenths = int(10 * share)
-    return (1, tenths / 10) if tenths else (0, 0.0)
+def openers_of_worker(
+    machines: Sequence[Machine], *, actors: int, cpus_per_actor: float, gpus_per_actor: float
+) -> tuple[int, float]:
+    """How many openers each worker may employ where so many workers are, and the CPUs of each: one, or a part of one.
+
+    An opener runs on one machine, so what counts is what workers leave on each; one CPU, where most is left, is Ray
+    Data's. Which machines workers are on is not asked: they are taken to fill one after the other.
+    """
+    left, waiting = [], actors
+    for machine in machines:
+        here = min(waiting, _room_on(machine, cpus_per_actor, gpus_per_actor))
+        waiting -= here
+        left.append(machine.cpus - here * cpus_per_actor)
+    left.sort()
+    left[-1] = max(0.0, left[-1] - 1)
+    for tenths in range(10, 0, -1):
+        count = sum(int(10 * cpus / tenths + 1e-9) for cpus in left) // actors
+        if count:
+            return count, tenths / 10
+    return 0, 0.0
 
 
 def _device(compute: ComputeSpec, machines: Sequence[Machine]) -> str:
@@ -227,7 +235,7 @@ def _actors(
     wanted: int | Literal["auto"],
     asked: float | Literal["auto"],
     spare: Sequence[Machine],
-    per_gpu: int,
+    gpus: float,
     *,
     at_most: float,
 ) -> tuple[int, float]:
@@ -235,28 +243,33 @@ def _actors(
     largest = min(at_most, max(machine.cpus for machine in spare))
     sizes = [float(asked)] if asked != "auto" else [tenths / 10 for tenths in range(int(10 * largest + 1e-9), 0, -1)]
     for size in sizes:
-        room = _room(spare, size, per_gpu)
+        room = _room(spare, size, gpus)
         if room and (wanted == "auto" or room >= wanted):
             return (room if wanted == "auto" else wanted), size
     return 0, 0.0
 
 
-def _room(spare: Sequence[Machine], per_actor: float, per_gpu: int) -> int:
-    return sum(_room_on(machine, per_actor, per_gpu) for machine in spare)
+def _room(spare: Sequence[Machine], cpus: float, gpus: float) -> int:
+    return sum(_room_on(machine, cpus, gpus) for machine in spare)
 
 
-def _room_on(machine: Machine, per_actor: float, per_gpu: int) -> int:
+def _room_on(machine: Machine, cpus: float, gpus: float) -> int:
     """How many actors fit on a machine. A hair is added because 0.9 / 0.3 is 2.9999999999999996."""
-    by_cpu = int(machine.cpus / per_actor + 1e-9)
-    return min(by_cpu, int(machine.gpus)) if per_gpu else by_cpu
+    by_cpu = int(machine.cpus / cpus + 1e-9)
+    return min(by_cpu, _room_by_gpu(machine, gpus)) if gpus else by_cpu
 
 
-def _cores(hosts: Sequence[Machine], spare: Sequence[Machine], *, actors: int, per_actor: float, per_gpu: int) -> int:
+def _room_by_gpu(machine: Machine, gpus: float) -> int:
+    """Ray does not put an actor on parts of two GPUs."""
+    return int(machine.gpus) * int(1 / gpus + 1e-9)
+
+
+def _cores(hosts: Sequence[Machine], spare: Sequence[Machine], *, actors: int, per_actor: float, gpus: float) -> int:
     """The cores beside each actor where they are scarcest: what its threads may use, whatever Ray was told."""
     shares = [
         host.cpus / min(actors, room)
         for host, machine in zip(hosts, spare, strict=True)
-        if (room := _room_on(machine, per_actor, per_gpu))
+        if (room := _room_on(machine, per_actor, gpus))
     ]
     return max(1, round(min(shares)))
 

@@ -48,7 +48,7 @@ from batchtag.records import Bundle, InputNeed, ListedImage, ModelCard
 from batchtag.session import RaySession, quiet_ray
 from batchtag.sources import open_source
 from batchtag.sources.spec import ManifestSource
-from batchtag.spec import JobSpec
+from batchtag.spec import JobSpec, NodeKind
 from batchtag.storage import open_store
 from batchtag.stream import StreamPlan
 from batchtag.worker import WorkPlan
@@ -221,9 +221,10 @@ class _Run:
             self._check_job()
             self._phase("starting Ray", self._ray.ready)
             began += time.monotonic() - paused
-            there, to_come = self._machines()
+            there, kinds = self._machines()
+            machines = [*there, *placement.still_to_come(kinds, there=there)]
             return placement.bundle_size(
-                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=[*there, *to_come]
+                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=machines
             )
 
         index = freeze_index(
@@ -239,11 +240,11 @@ class _Run:
         return index
 
     def _tag(self, bundles: list[Bundle]) -> None:
-        there, to_come = self._machines()
+        there, kinds = self._machines()
         place = placement.place(
             self._spec.compute,
             there,
-            to_come=to_come,
+            to_come=placement.still_to_come(kinds, there=there),
             num_bundles=len(bundles),
             num_images=sum(bundle.num_images for bundle in bundles),
             cards=self._cards.result(),
@@ -253,6 +254,7 @@ class _Run:
             bundles=bundles,
             plan=self._work_plan(place),
             placement=place,
+            grows_to=kinds,
             totals=self._totals,
             figures=self._figures,
             max_failure_rate=self._spec.max_failure_rate,
@@ -270,13 +272,11 @@ class _Run:
             if self._lease.lost:
                 raise LeaseLost(f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}")
 
-    def _machines(self) -> tuple[list[placement.Machine], list[placement.Machine]]:
-        """Those that are there, and those that may come."""
+    def _machines(self) -> tuple[list[placement.Machine], list[NodeKind]]:
+        """Those that are there, and the kinds that the cluster may grow to."""
         from batchtag.nodes import kinds_to_come, machines
 
-        there = machines()
-        kinds = kinds_to_come(self._spec.compute, joined=self._ray.joined)
-        return there, placement.still_to_come(kinds, there=there)
+        return machines(), kinds_to_come(self._spec.compute, joined=self._ray.joined)
 
     def _keep_record(self, phase: str = "") -> None:
         """Every few seconds, so that whoever can read OUT can watch. What cannot be written now is written later."""

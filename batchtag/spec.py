@@ -73,6 +73,8 @@ class ComputeSpec(Spec):
     """What networks compute with; by default OpenVINO on CPUs, where it is installed. Scores differ by rounding."""
     actors: Annotated[int, Field(ge=1)] | _AUTO = "auto"
     cpus_per_actor: Annotated[float, Field(gt=0)] | _AUTO = "auto"
+    gpus_per_actor: Annotated[float, Field(gt=0, le=1)] | _AUTO = "auto"
+    """The part of a GPU that a worker takes: 0.5 puts two on each. By default a worker has one for itself."""
     batch_size: Annotated[int, Field(ge=1)] | _AUTO = "auto"
     """Images handed to the models at once."""
     bundle_size: Annotated[int, Field(ge=1, le=65_536)] | _AUTO = "auto"

@@ -19,6 +19,7 @@ from batchtag.monitor import Counters, WorkerFigures, copy_of
 from batchtag.placement import Placement
 from batchtag.progress import Figures, busy_shares, duration, sum_counters
 from batchtag.records import Bundle, Commit
+from batchtag.spec import NodeKind
 from batchtag.worker import WorkPlan
 
 JUDGED_FROM = 200
@@ -38,6 +39,8 @@ class Work:
     bundles: list[Bundle]
     plan: WorkPlan
     placement: Placement
+    grows_to: list[NodeKind]
+    """What the cluster may add."""
     totals: Totals
     figures: Figures
     max_failure_rate: float
@@ -58,7 +61,10 @@ def tag(work: Work) -> Iterator[Figures]:
 
     def pump() -> None:
         try:
-            for commit in pipeline.commits(work.bundles, plan=work.plan, placement=work.placement, monitor=monitor):
+            line = pipeline.commits(
+                work.bundles, plan=work.plan, placement=work.placement, grows_to=work.grows_to, monitor=monitor
+            )
+            for commit in line:
                 news.put(commit)
             news.put(None)
         except Exception as error:  # a thread's end: handed to the main thread

@@ -1,13 +1,14 @@
 """Random faults on a real cluster of several nodes, and the proof that they cost nothing but time.
 
-    python -m benchmarks.chaos [--faults 20] [--images 20000] [--kinds raylet worker actor driver network]
+    python -m benchmarks.chaos [--faults 20] [--images 20000] [--kinds raylet worker actor driver notice network]
 
 A head and three worker nodes, each node a raylet of its own in a network namespace of its own (which needs root).
 While `batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a node that ended, for this or
 another reason, comes again three seconds later), of any of a node's worker processes, of an actor that tags, of the
-driver (the same command is given again), or a node's network is cut for 30 s. Each run gets four faults at most. Every
-run must end, `batchtag verify` must pass, and the tables must hold the rows of an undisturbed run but for run_id and
-tagged_at. Prints a line a run; exits 1 if one fails.
+driver (the same command is given again), a node that is told to end (SIGTERM, as a spot machine's notice is handed on),
+or a node whose network is cut for 30 s. Each run gets four faults at most. Every run must end, `batchtag verify` must
+pass, and the tables must hold the rows of an undisturbed run but for run_id and tagged_at. Prints a line a run; exits 1
+if one fails. A short form runs with the tests (`tests/line/test_chaos.py`).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import yaml
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-from benchmarks.kills import ROWS, STORY, command, draw, rows
+from benchmarks.kills import ROWS, STORY, command, draw, rows, write_job
 
-HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN = "10.77.0.1", 26379, 30.0, 3.0, 4
+HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN, START_S = "10.77.0.1", 26379, 30.0, 3.0, 4, 60.0
 RAY = str(Path(sys.executable).with_name("ray"))
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, cluster(Path(name), asked.nodes) as nodes:
         folder = Path(name)
         draw(folder / "pictures", num_images=asked.images)
-        if command("run", str(job(folder, "reference"))).wait():
+        if command("run", str(job(folder, folder / "reference"))).wait():
             raise SystemExit(f"the undisturbed run did not end well: {story()}")
         expected = {table: rows(folder / "reference", table) for table in ROWS}
         number = 0
@@ -58,7 +59,7 @@ def main() -> None:
             number += 1
             out = folder / f"out-{number}"
             began = time.monotonic()
-            faults = disturbed(job(folder, out.name), nodes, dice, asked, left=asked.faults - done)
+            faults = disturbed(job(folder, out), nodes, dice, asked, left=asked.faults - done)
             done += sum(faults.values())
             verified = command("verify", str(out)).wait() == 0
             same = verified and all(rows(out, table) == expected[table] for table in ROWS)
@@ -72,19 +73,14 @@ def main() -> None:
     sys.exit(0 if good else 1)
 
 
-def job(folder: Path, name: str) -> Path:
+def job(folder: Path, out: Path) -> Path:
     """A job that keeps a worker on every node busy for some 30 s, in bundles of about a second."""
-    path = folder / f"{name}.yaml"
-    content = {
-        "version": 1,
-        "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
-        "models": [{"kind": "constant", "seconds_per_image": 0.005}],
-        "output": {"uri": str(folder / name)},
-        "compute": {"address": f"{HEAD_IP}:{PORT}", "cpus_per_actor": 2, "bundle_size": 200},
-        "max_failure_rate": 1.0,
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return write_job(
+        folder,
+        out,
+        seconds_per_image=0.005,
+        compute={"address": f"{HEAD_IP}:{PORT}", "cpus_per_actor": 2, "bundle_size": 200},
+    )
 
 
 def disturbed(
@@ -130,11 +126,10 @@ class Node:
         """A raylet, its agents, and what they will start; begun again whenever it ends, as a cluster's manager does."""
         words = f"ip netns exec {self._name} {RAY} start --block --address={HEAD_IP}:{PORT} --num-cpus=2"
         words += f" --node-ip-address={self._ip} --object-store-memory={96 * 2**20}"
-        log = (self._folder / f"{self._name}.log").open("a")
 
         def keep() -> None:
             while not self._over.is_set():
-                self.process = psutil.Popen(words.split(), env=ENVIRONMENT, stdout=log, stderr=log)
+                self.process = _started(words, self._folder / f"{self._name}.log")
                 self.process.wait()
                 self._over.wait(AGAIN_S)
 
@@ -143,11 +138,7 @@ class Node:
 
     def family(self, title: str = "") -> list[psutil.Process]:
         """Its processes whose command line has that in it."""
-        try:
-            found = self.process.children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        return [one for one in found if title in _title(one)]
+        return [one for one in _children(self.process) if title in _title(one)]
 
     def kill(self) -> None:
         """The raylet dies, and what it had started with it."""
@@ -158,10 +149,14 @@ class Node:
         for one in family:
             _kill(one)
 
-    def cut(self) -> None:
+    def notice(self) -> None:
+        """The node is told to end, and does so in order."""
+        self.process.terminate()
+
+    def cut(self, seconds: float = CUT_S) -> None:
         """Nothing comes or goes for a while."""
         sh(f"ip link set v{self._name} down")
-        self._mending.append(threading.Timer(CUT_S, sh, [f"ip link set v{self._name} up"]))
+        self._mending.append(threading.Timer(seconds, sh, [f"ip link set v{self._name} up"]))
         self._mending[-1].start()
 
     def end(self) -> None:
@@ -184,21 +179,39 @@ def cluster(folder: Path, count: int) -> Iterator[list[Node]]:
         f"{RAY} start --head --block --port={PORT} --node-ip-address={HEAD_IP} --num-cpus=1 --include-dashboard=false"
     )
     words += f" --temp-dir={folder}/ray --object-store-memory={96 * 2**20} --disable-usage-stats"
-    log = (folder / "head.log").open("w")
-    head = psutil.Popen(words.split(), env=ENVIRONMENT, stdout=log, stderr=log)
+    head = _started(words, folder / "head.log")
     nodes: list[Node] = []
     try:
-        time.sleep(8)
+        wait_for_nodes(head, 1)
         for number in range(count):
             nodes.append(Node(number, folder))
-        time.sleep(12)
+        wait_for_nodes(head, 1 + count)
         yield nodes
     finally:
         for node in nodes:
             node.end()
-        for one in [*head.children(recursive=True), head]:
+        for one in [*_children(head), head]:
             _kill(one)
+        head.wait()
         sh("ip link del btbr")
+
+
+def wait_for_nodes(head: psutil.Popen, count: int) -> None:
+    """Until so many nodes are alive."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        try:
+            alive = GcsClient(address=f"{HEAD_IP}:{PORT}").get_all_node_info(timeout=2.0).values()
+            if sum(node.state == 0 for node in alive) >= count:  # GcsNodeInfo.ALIVE
+                return
+        except Exception as error:  # ray's private errors, while the head starts
+            said = error
+        try:
+            head.wait(timeout=0.2)
+        except psutil.TimeoutExpired:
+            continue
+        raise SystemExit("the head has ended; the path of its folder may be too long for a socket")
+    raise SystemExit(f"no {count} nodes within {START_S:.0f} s: {said}")
 
 
 def story() -> str:
@@ -209,6 +222,19 @@ def story() -> str:
 
 def sh(words: str) -> None:
     subprocess.run(words.split(), check=True)
+
+
+def _started(words: str, log: Path) -> psutil.Popen:
+    with log.open("a") as said:
+        return psutil.Popen(words.split(), env=ENVIRONMENT, stdout=said, stderr=said)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = process.children(recursive=True)
+        return found
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _title(process: psutil.Process) -> str:
@@ -251,6 +277,11 @@ def _kill_driver(driver: subprocess.Popen[bytes], nodes: list[Node], dice: rando
     return 1
 
 
+def _notice(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
+    dice.choice(nodes).notice()
+    return 1
+
+
 def _cut_network(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
     dice.choice(nodes).cut()
     return 1
@@ -261,6 +292,7 @@ FAULTS = {
     "worker": _kill_worker,
     "actor": _kill_actor,
     "driver": _kill_driver,
+    "notice": _notice,
     "network": _cut_network,
 }
 

@@ -75,13 +75,18 @@ def draw(folder: Path, *, num_images: int) -> None:
 
 def job(folder: Path, out: Path) -> Path:
     """A job that keeps its one worker busy for some 30 s, in bundles of about a second."""
+    return write_job(folder, out, seconds_per_image=0.02, compute={"bundle_size": 50})
+
+
+def write_job(folder: Path, out: Path, *, seconds_per_image: float, compute: dict[str, object]) -> Path:
+    """A job for the pictures in the folder, as a file beside them."""
     path = folder / f"{out.name}.yaml"
     content = {
         "version": 1,
         "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
-        "models": [{"kind": "constant", "seconds_per_image": 0.02}],
+        "models": [{"kind": "constant", "seconds_per_image": seconds_per_image}],
         "output": {"uri": str(out)},
-        "compute": {"bundle_size": 50},
+        "compute": compute,
         "max_failure_rate": 1.0,
     }
     path.write_text(yaml.safe_dump(content))

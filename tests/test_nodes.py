@@ -40,5 +40,4 @@ def test_what_ray_up_left_on_the_head_counts_where_the_job_says_nothing(tmp_path
 def test_a_head_without_work_gets_workers_on_all_gpus_that_may_come() -> None:
     placement = place(ComputeSpec(), [HEAD], to_come=[GPU] * 3 + [CPU])
     assert (placement.device, placement.actors, placement.cpus_per_actor) == ("cuda", 3, 1)
-    assert placement.free_cpus == 3 * 7 + 16 - 1
     assert placement.reason.endswith("; 1 of 5 nodes are there")

@@ -22,6 +22,16 @@ def room_for(placement: Placement, machines: Sequence[Machine]) -> int:
     return sum(int(min(m.cpus / cpus, m.gpus / gpus if gpus else m.cpus / cpus) + 1e-9) for m in machines)
 
 
+def openers(placement: Placement, machines: Sequence[Machine]) -> tuple[int, float]:
+    """How many each worker may have, and of what size."""
+    return openers_of_worker(
+        machines,
+        actors=placement.actors,
+        cpus_per_actor=placement.cpus_per_actor,
+        gpus_per_actor=placement.gpus_per_actor,
+    )
+
+
 CLUSTERS = {
     "one core": [node(1)],
     "two cores": [node(2)],
@@ -105,7 +115,7 @@ def test_there_are_no_more_workers_than_bundles_and_fewer_have_more_cores_each()
 
 def test_workers_of_gpus_leave_cpus_to_openers_unless_they_open_images_themselves() -> None:
     machines = CLUSTERS["eight gpus"]
-    assert place(AUTO, machines).free_cpus == 64 - 8 - 1
+    assert openers(place(AUTO, machines), machines) == (6, 1.0)
     with_models = place(ComputeSpec(decode="with_models"), machines)
     assert (with_models.cpus_per_actor, with_models.compute_threads) == (7.8, 8)
 
@@ -114,14 +124,48 @@ def test_workers_of_gpus_leave_cpus_to_openers_unless_they_open_images_themselve
 def test_an_own_pool_has_room_for_an_opener_of_every_worker(name: str) -> None:
     machines = CLUSTERS[name]
     placement = place(ComputeSpec(decode="own_pool"), machines)
-    count, cpus = openers_of_worker(placement.free_cpus, actors=placement.actors)
+    count, cpus = openers(placement, machines)
     assert count >= 1
     assert placement.actors * (placement.cpus_per_actor + count * cpus) <= sum(m.cpus for m in machines) - 1 + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("machines", "asked", "expected"),
+    [
+        ([node(4)] * 3 + [node(5)], ComputeSpec(actors=4, cpus_per_actor=3.5), (1, 0.5)),
+        ([node(4)] * 4, ComputeSpec(actors=4, cpus_per_actor=3), (1, 0.5)),
+        ([node(4)] * 5, ComputeSpec(actors=4, cpus_per_actor=3), (1, 1.0)),
+        ([node(4, 1)] * 4, ComputeSpec(), (2, 1.0)),
+        ([node(2, 1)] * 4 + [node(16)], ComputeSpec(), (4, 1.0)),
+    ],
+)
+def test_an_opener_has_room_on_one_machine(
+    machines: list[Machine], asked: ComputeSpec, expected: tuple[int, float]
+) -> None:
+    """Of four machines with half a CPU left on each, none has room for a whole one."""
+    placement = place(asked, machines)
+    count, cpus = openers(placement, machines)
+    assert (count, cpus) == expected
+    by_worker = [placement.cpus_per_actor] * placement.actors
+    left = [machine.cpus for machine in machines]
+    for size in [*by_worker, *[cpus] * count * placement.actors]:
+        roomy = next(i for i, free in enumerate(left) if free >= size)
+        left[roomy] -= size
+
+
+def test_workers_may_share_gpus() -> None:
+    machines = CLUSTERS["eight gpus"]
+    halves = place(ComputeSpec(gpus_per_actor=0.5), machines)
+    assert (halves.actors, halves.gpus_per_actor, halves.compute_threads) == (16, 0.5, 4)
+    assert "16 workers on cuda (torch), 1 of 64 CPUs and 0.5 of a GPU each" in halves.reason
+    assert place(ComputeSpec(gpus_per_actor=0.4), machines).actors == 16, "Ray puts no actor on parts of two GPUs"
+    assert place(ComputeSpec(gpus_per_actor=0.5, actors=3), machines).actors == 3
+    assert place(ComputeSpec(gpus_per_actor=0.5), [node(8)]).gpus_per_actor == 0
+
+
 def test_an_own_pool_beside_workers_of_a_given_size_has_room_too() -> None:
     placement = place(ComputeSpec(decode="own_pool", cpus_per_actor=1), [node(16)])
-    assert (placement.actors, placement.free_cpus) == (4, 11)
+    assert (placement.actors, openers(placement, [node(16)])) == (4, (2, 1.0))
 
 
 def test_an_own_pool_that_has_no_room_is_refused() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -160,9 +161,23 @@ def _ours(error: Exception, cluster: Cluster, run_id: str) -> BatchtagError:
         return RunFailed(f"{cluster.address} does not accept {had}; set RAY_AUTH_TOKEN to the cluster's own")
     if "413" in text[:80]:
         return RunFailed(f"{cluster.address} takes no package that large (Ray's limit is 100 MiB): {text[:200]}")
+    if untrusted := _why_untrusted(error):
+        return RunFailed(
+            f"the certificate of {cluster.address} is not trusted here ({untrusted}); REQUESTS_CA_BUNDLE names the "
+            "file of an authority of your own"
+        )
     if isinstance(error, ConnectionError | OSError) or "Connection" in kind or "Failed to connect" in text:
         return RunFailed(f"no Ray cluster answers at {cluster.address}: {text[:300]}")
     return RunFailed(f"{cluster.address}: {kind}: {text[:500]}")
+
+
+def _why_untrusted(error: BaseException | None) -> str:
+    """What TLS said of a certificate, which Ray and requests wrap in errors of their own; "" if that is not it."""
+    while error is not None:
+        if found := re.search(r"certificate verify failed: ([^(\]]+)", str(error)):
+            return found.group(1).strip()
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _job(details: Any) -> RayJob:

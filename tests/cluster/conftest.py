@@ -1,111 +1,18 @@
-"""Heads of real Ray clusters with their dashboards, each in processes that end with the tests."""
+"""Heads of real Ray clusters with their dashboards, one for all tests of a process."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
-START_S = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """A head of three logical CPUs."""
-
-    address: str
-    pid: int
-    metrics: str
-    token: str = field(default="", repr=False)
-
-    def workers(self) -> list[psutil.Process]:
-        """The processes of this cluster that tag."""
-        return [one for one in psutil.Process(self.pid).children(recursive=True) if _title(one).startswith("ray::Map")]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a shell that speaks to it has set."""
-        return {"RAY_AUTH_TOKEN": self.token} if self.token else {}
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-@contextmanager
-def ray_head(folder: Path, *, token: str = "") -> Iterator[Head]:
-    gcs, dashboard, client, agent, metrics = free_ports(5)
-    words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=3"]
-    words += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    words += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
-    words += [f"--temp-dir={folder}", f"--object-store-memory={128 * 2**20}", "--disable-usage-stats"]
-    words += [f"--metrics-export-port={metrics}"]
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | auth
-    environment["RAY_worker_niceness"] = "0"
-    environment["RAY_metrics_report_interval_ms"] = "500"
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where `python` of an entrypoint is
-    with (folder / "head.log").open("w") as log:
-        process = psutil.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        head = Head(
-            address=f"http://127.0.0.1:{dashboard}",
-            token=token,
-            pid=process.pid,
-            metrics=f"http://127.0.0.1:{metrics}/metrics",
-        )
-        wait_for(head, process, folder / "head.log")
-        yield head
-    finally:
-        family = [process, *process.children(recursive=True)]
-        for one in family:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(family, timeout=10)
-        process.wait()
-
-
-def wait_for(head: Head, process: psutil.Popen, log: Path) -> None:
-    headers = {"Authorization": f"Bearer {head.token}"} if head.token else {}
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(urllib.request.Request(f"{head.address}/api/jobs/", headers=headers)):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            try:
-                process.wait(timeout=0.2)
-            except psutil.TimeoutExpired:
-                continue
-    pytest.fail(f"no dashboard within a minute: {log.read_text()}")
+from tests.cluster.heads import Head, ray_head
 
 
 @pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head() -> Iterator[Head]:
     """One that asks for a token."""
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, ray_head(Path(name), token="t" * 32) as one:
         yield one
