@@ -31,7 +31,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from benchmarks.kills import ROWS, STORY, command, draw, rows, write_job
 
-HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN, START_S = "10.77.0.1", 26379, 30.0, 3.0, 4, 60.0
+HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN, START_S = "10.77.0.1", 26379, 30.0, 3.0, 4, 120.0
 RAY = str(Path(sys.executable).with_name("ray"))
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 
@@ -198,14 +198,16 @@ def cluster(folder: Path, count: int) -> Iterator[list[Node]]:
 
 def wait_for_nodes(head: psutil.Popen, count: int) -> None:
     """Until so many nodes are alive."""
-    until = time.monotonic() + START_S
+    until, said = time.monotonic() + START_S, ""
     while time.monotonic() < until:
         try:
-            alive = GcsClient(address=f"{HEAD_IP}:{PORT}").get_all_node_info(timeout=2.0).values()
-            if sum(node.state == 0 for node in alive) >= count:  # GcsNodeInfo.ALIVE
+            nodes = GcsClient(address=f"{HEAD_IP}:{PORT}").get_all_node_info(timeout=2.0).values()
+            alive = sum(node.state == 0 for node in nodes)  # GcsNodeInfo.ALIVE
+            if alive >= count:
                 return
+            said = f"{alive} are alive"
         except Exception as error:  # ray's private errors, while the head starts
-            said = error
+            said = str(error)
         try:
             head.wait(timeout=0.2)
         except psutil.TimeoutExpired:

@@ -97,9 +97,12 @@ def _placement(cluster: Cluster, spec: JobSpec) -> str:
     try:
         there = Jobs(cluster).machines()
         to_come = still_to_come(spec.compute.may_grow_to, there=there)
-        return place(spec.compute, there, to_come=to_come).reason
+        told = place(spec.compute, there, to_come=to_come).reason
     except (RunFailed, UsageError) as error:
-        return f"not known: {error.message}"
+        told = f"not known: {error.message}"
+    if not spec.compute.may_grow_to:
+        told += ". On the nodes that are there now: what an autoscaler may add, compute.may_grow_to tells"
+    return told
 
 
 def _request(submission: Submission) -> dict[str, Any]:

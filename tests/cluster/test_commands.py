@@ -170,6 +170,7 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(
     assert request["address"] == open_head.address
     assert request["placement"].startswith("1 worker on cpu (")
     assert ", 1 of 3 CPUs each, " in request["placement"]
+    assert request["placement"].endswith("what an autoscaler may add, compute.may_grow_to tells")
     assert request["submission_id"].startswith("batchtag-")
     assert request["job.yaml"]["output"]["uri"] == str(tmp_path / "out")
     assert tell("list", "--json").stdout == before
