@@ -27,6 +27,7 @@ from typing import Any, TextIO
 
 from batchtag.errors import RunFailed
 from batchtag.processes import available_cores, descendants, end, started
+from batchtag.tokens import auth_mode
 
 _FOLDER = "batchtag-ray-"
 _STOP_S = 30.0
@@ -222,12 +223,11 @@ class RaySession:
     def _set_environment(self) -> None:
         """What Ray reads from the environment, and only before it is imported."""
         defaults = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        if self._address:
-            has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-            in_home = (Path.home() / ".ray" / "auth_token").exists()
-            defaults["RAY_AUTH_MODE"] = "token" if has_token or in_home else "disabled"
-        elif "RAY_AUTH_MODE" not in os.environ:
-            defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        if "RAY_AUTH_MODE" not in os.environ:
+            if self._address:
+                defaults["RAY_AUTH_MODE"] = auth_mode(self._address)
+            else:
+                defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         if not self._address:
             defaults["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # this machine is not taken away; 4 s of a core less
         for name, value in defaults.items():

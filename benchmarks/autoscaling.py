@@ -27,6 +27,7 @@ import psutil
 import ray.util
 import yaml
 
+from benchmarks.heads import end, started, wait_for_nodes
 from benchmarks.line import CLI, draw
 
 PORT, IDLE_MINUTES, PATIENCE_S = 26479, 0.2, 90.0
@@ -142,18 +143,12 @@ def head(folder: Path, nodes: int) -> Iterator[psutil.Popen]:
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
     }
-    log = (folder / "head.log").open("w")
-    process = psutil.Popen(words.split(), env=environment, stdout=log, stderr=log)
+    process = started(words, environment=environment, log=folder / "head.log")
     try:
-        time.sleep(12)
-        if process.poll() is not None:
-            raise SystemExit((folder / "head.log").read_text())
+        wait_for_nodes(process, f"{IP}:{PORT}", count=1)
         yield process
     finally:
-        with suppress(psutil.NoSuchProcess):
-            for one in [*process.children(recursive=True), process]:
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
+        end(process)
 
 
 def num_raylets(head_process: psutil.Popen) -> int:

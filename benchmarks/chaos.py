@@ -27,11 +27,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
+from benchmarks.heads import children, end, kill, started, wait_for_nodes
 from benchmarks.kills import ROWS, STORY, command, draw, rows, write_job
 
-HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN, START_S = "10.77.0.1", 26379, 30.0, 3.0, 4, 120.0
+HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN = "10.77.0.1", 26379, 30.0, 3.0, 4
 RAY = str(Path(sys.executable).with_name("ray"))
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 
@@ -129,7 +129,7 @@ class Node:
 
         def keep() -> None:
             while not self._over.is_set():
-                self.process = _started(words, self._folder / f"{self._name}.log")
+                self.process = started(words, environment=ENVIRONMENT, log=self._folder / f"{self._name}.log")
                 self.process.wait()
                 self._over.wait(AGAIN_S)
 
@@ -138,16 +138,16 @@ class Node:
 
     def family(self, title: str = "") -> list[psutil.Process]:
         """Its processes whose command line has that in it."""
-        return [one for one in _children(self.process) if title in _title(one)]
+        return [one for one in children(self.process) if title in _title(one)]
 
     def kill(self) -> None:
         """The raylet dies, and what it had started with it."""
         family = self.family()
         for one in self.family("raylet/raylet"):
-            _kill(one)
+            kill(one)
         psutil.wait_procs(family, timeout=10)
         for one in family:
-            _kill(one)
+            kill(one)
 
     def notice(self) -> None:
         """The node is told to end, and does so in order."""
@@ -164,7 +164,7 @@ class Node:
             timer.join()
         self._over.set()
         for one in [*self.family(), self.process]:
-            _kill(one)
+            kill(one)
         sh(f"ip link del v{self._name}")
         sh(f"ip netns del {self._name}")
 
@@ -179,41 +179,19 @@ def cluster(folder: Path, count: int) -> Iterator[list[Node]]:
         f"{RAY} start --head --block --port={PORT} --node-ip-address={HEAD_IP} --num-cpus=1 --include-dashboard=false"
     )
     words += f" --temp-dir={folder}/ray --object-store-memory={96 * 2**20} --disable-usage-stats"
-    head = _started(words, folder / "head.log")
+    head = started(words, environment=ENVIRONMENT, log=folder / "head.log")
     nodes: list[Node] = []
     try:
-        wait_for_nodes(head, 1)
+        wait_for_nodes(head, f"{HEAD_IP}:{PORT}", count=1)
         for number in range(count):
             nodes.append(Node(number, folder))
-        wait_for_nodes(head, 1 + count)
+        wait_for_nodes(head, f"{HEAD_IP}:{PORT}", count=1 + count)
         yield nodes
     finally:
         for node in nodes:
             node.end()
-        for one in [*_children(head), head]:
-            _kill(one)
-        head.wait()
+        end(head)
         sh("ip link del btbr")
-
-
-def wait_for_nodes(head: psutil.Popen, count: int) -> None:
-    """Until so many nodes are alive."""
-    until, said = time.monotonic() + START_S, ""
-    while time.monotonic() < until:
-        try:
-            nodes = GcsClient(address=f"{HEAD_IP}:{PORT}").get_all_node_info(timeout=2.0).values()
-            alive = sum(node.state == 0 for node in nodes)  # GcsNodeInfo.ALIVE
-            if alive >= count:
-                return
-            said = f"{alive} are alive"
-        except Exception as error:  # ray's private errors, while the head starts
-            said = str(error)
-        try:
-            head.wait(timeout=0.2)
-        except psutil.TimeoutExpired:
-            continue
-        raise SystemExit("the head has ended; the path of its folder may be too long for a socket")
-    raise SystemExit(f"no {count} nodes within {START_S:.0f} s: {said}")
 
 
 def story() -> str:
@@ -226,31 +204,11 @@ def sh(words: str) -> None:
     subprocess.run(words.split(), check=True)
 
 
-def _started(words: str, log: Path) -> psutil.Popen:
-    with log.open("a") as said:
-        return psutil.Popen(words.split(), env=ENVIRONMENT, stdout=said, stderr=said)
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = process.children(recursive=True)
-        return found
-    except psutil.NoSuchProcess:
-        return []
-
-
 def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return
 
 
 def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
@@ -261,7 +219,7 @@ def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], dice: rando
 def _kill_process(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random, title: str) -> int:
     victims = [one for node in nodes for one in node.family() if _title(one).startswith(title)]
     if victims:
-        _kill(dice.choice(victims))
+        kill(dice.choice(victims))
     return min(1, len(victims))
 
 

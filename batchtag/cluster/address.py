@@ -10,10 +10,10 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from batchtag.errors import UsageError
+from batchtag.tokens import find_token
 
 DASHBOARD_PORT = 8265
 
@@ -54,20 +54,6 @@ def cluster_at(asked: str, *, insecure: bool = False) -> Cluster:
             "--insecure if something before it asks who you are"
         )
     return cluster
-
-
-def find_token() -> str:
-    """The token that Ray would use; "" if there is none. Raises UsageError for a file that cannot be read."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        if named:
-            raise UsageError(f"RAY_AUTH_TOKEN_PATH is {named}, which cannot be read: {error.strerror}") from error
-        return ""
 
 
 def is_loopback(host: str) -> bool:

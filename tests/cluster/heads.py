@@ -24,6 +24,7 @@ class Head:
     """A head of three logical CPUs."""
 
     address: str
+    gcs: str
     pid: int
     metrics: str
     token: str = field(default="", repr=False)
@@ -71,6 +72,7 @@ def ray_head(folder: Path, *, token: str = "") -> Iterator[Head]:
     try:
         head = Head(
             address=f"http://127.0.0.1:{dashboard}",
+            gcs=f"127.0.0.1:{gcs}",
             token=token,
             pid=process.pid,
             metrics=f"http://127.0.0.1:{metrics}/metrics",

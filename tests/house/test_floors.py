@@ -14,7 +14,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("batchtag", "errors", "border", "formats", "processes"),
     ("records", "jobfile"),
     ("storage", "tables", "decode", "scenes", "promises", "metrics", "counterparts"),
-    ("layout", "evalpage", "sources", "datasets", "models", "lease", "monitor", "fetch", "isolation"),
+    ("layout", "evalpage", "sources", "datasets", "models", "lease", "monitor", "fetch", "isolation", "tokens"),
     ("index", "outputs", "look", "database", "progress", "spec", "scoring"),
     ("ledger", "partfiles", "stream", "identity", "places", "placement"),
     ("openers", "nodes", "prometheus"),

@@ -1,0 +1,34 @@
+"""A cluster of fake machines, by the autoscaler of real ones; `benchmarks.autoscaling` is the long form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from batchtag.verify import verify
+from benchmarks.autoscaling import head, job, num_raylets
+from tests.line.test_line import draw
+from tests.started import Start
+
+
+def test_a_job_for_gpus_brings_nodes_to_a_head_that_is_alone(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts nodes for actors that wait, if all are asked for at once (ray #59144). The token in the home is another
+    cluster's."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("of another cluster")
+    draw(tmp_path / "pictures", 100)
+    with TemporaryDirectory(prefix="bt-", dir="/tmp") as short, head(Path(short), 2) as process:
+        assert num_raylets(process) == 1
+        run = start("run", str(job(tmp_path, tmp_path / "out", 2)), "--json")
+        answer, story = run.communicate(timeout=180)
+        assert run.returncode == 0, story
+        assert num_raylets(process) > 1
+    assert json.loads(answer)["placement"].startswith("2 workers on cuda")
+    assert verify(str(tmp_path / "out")).ok
