@@ -17,7 +17,7 @@ from tests.started import Start
 def test_a_job_for_gpus_brings_nodes_to_a_head_that_is_alone(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray starts nodes for actors that wait, if all are asked for at once (ray #59144). The token in the home is another
+    """Ray starts nodes for actors that wait, if all are asked for at once (ray #59144). The token at home is another
     cluster's."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("HOME", str(tmp_path))
