@@ -130,11 +130,25 @@ class Node:
         def keep() -> None:
             while not self._over.is_set():
                 self.process = started(words, environment=ENVIRONMENT, log=self._folder / f"{self._name}.log")
-                self.process.wait()
+                self._until_it_ends()
                 self._over.wait(AGAIN_S)
 
         self._keeper = threading.Thread(target=keep, daemon=True)
         self._keeper.start()
+
+    def _until_it_ends(self) -> None:
+        """Of a raylet that ended in order, as one does that the cluster has given up, `ray start` takes no notice."""
+        began = False
+        while not self._over.is_set():
+            try:
+                self.process.wait(timeout=1.0)
+                return
+            except psutil.TimeoutExpired:
+                lives = bool(self.family("raylet/raylet"))
+            if began and not lives:
+                end(self.process)
+                return
+            began = lives
 
     def family(self, title: str = "") -> list[psutil.Process]:
         """Its processes whose command line has that in it."""
