@@ -103,7 +103,7 @@ def measured(work: Work, *, scale: Scale, ground: Ground) -> Row:
     sample = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
     ground.told(f"{work.name}: limits")
     limits = _limits(sample, ground)
-    num_images = scale.num_images(limits.line)
+    num_images = scale.num_images(work, limits.line)
     peers = [peer for peer in work.peers if peer != "daft" or not ground.daft[1]]
     chosen = {peer: settings_of(work, peer, cores=ground.cores, tuned=ground.tuned) for peer in peers}
     runs: dict[str, list[Outcome]] = {name: [] for name in (OURS, *peers)}
@@ -130,7 +130,7 @@ def measured(work: Work, *, scale: Scale, ground: Ground) -> Row:
 def tuned(work: Work, *, scale: Scale, ground: Ground) -> dict[str, Settings]:
     """The fastest settings of each peer, by one short run of every candidate."""
     sample = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
-    num_images = scale.num_images(_limits(sample, ground).line)
+    num_images = scale.num_images(work, _limits(sample, ground).line)
     best = {}
     for peer in work.peers:
         rates: list[tuple[float, Settings]] = []
