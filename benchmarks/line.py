@@ -103,7 +103,7 @@ def draw(folder: Path, num_images: int) -> None:
     """64 different pictures under as many names as asked for."""
     if folder.exists():
         return
-    folder.mkdir()
+    folder.mkdir(parents=True)
     originals = []
     for number in range(min(64, num_images)):
         picture = Image.new("RGB", (160, 120), (number * 4, 128, 255 - number * 4))

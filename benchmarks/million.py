@@ -2,8 +2,8 @@
 
     python -m benchmarks.million [--images 10000 1000000] [--json FILE]
 
-A head with its dashboard, and on it `batchtag submit` of a job whose pictures are many names of 64 tiny files, with the
-`constant` model: no pixels to speak of. Each size in turn. A row says: seconds of listing, from `submit` to the first
+A head with its dashboard, and on it `batchtag submit` of a job whose pictures are many names of 64 tiny files, 10,000 in
+a folder, with the `constant` model: no pixels to speak of. Each size in turn. A row says: seconds of listing, from `submit` to the first
 committed part, and to the end; the largest resident memory of the driver, and of all the head's own processes together
 (PSS; workers left out); bytes of the index in OUT; and what the head has more than before, on its disk (logs) and in
 its list of jobs. `batchtag verify` must pass.
@@ -28,7 +28,7 @@ import yaml
 from benchmarks.line import CLI, draw
 from tests.cluster.heads import Head, ray_head
 
-SAMPLE_S = 0.5
+SAMPLE_S, IN_FOLDER = 0.5, 10_000
 COLUMNS = (
     "images",
     "listed s",
@@ -54,7 +54,8 @@ def main() -> None:
     for num_images in asked.images:
         with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name:
             folder = Path(name)
-            draw(folder / "pictures", num_images)
+            for number, first in enumerate(range(0, num_images, IN_FOLDER)):
+                draw(folder / "pictures" / f"{number:04d}", min(IN_FOLDER, num_images - first))
             (folder / "head").mkdir()
             with ray_head(folder / "head") as head:
                 results.append(measure(folder, head, num_images))
