@@ -2,11 +2,11 @@
 
     python -m benchmarks.million [--images 10000 1000000] [--json FILE]
 
-A head with its dashboard, and on it `batchtag submit` of a job whose pictures are many names of 64 tiny files, 10,000 in
-a folder, with the `constant` model: no pixels to speak of. Each size in turn. A row says: seconds of listing, from `submit` to the first
-committed part, and to the end; the largest resident memory of the driver, and of all the head's own processes together
-(PSS; workers left out); bytes of the index in OUT; and what the head has more than before, on its disk (logs) and in
-its list of jobs. `batchtag verify` must pass.
+A head with its dashboard, and on it `batchtag submit` of a job whose pictures are many names of 64 tiny files, 10,000
+in a folder, with the `constant` model: no pixels to speak of. Each size in turn. A row says: seconds of listing, from
+`submit` to the first committed part, and to the end; the largest resident memory of the driver, and of all the head's
+own processes together (PSS; workers left out); bytes of the index in OUT; and what the head has more than before, on
+its disk (logs) and in its list of jobs. `batchtag verify` must pass.
 """
 
 from __future__ import annotations
