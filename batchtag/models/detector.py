@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from batchtag.models.folding import fold_batch_norms, has_batch_norms
 from batchtag.models.openvino import compile_detector
+from batchtag.models.parts import replace_parts
 from batchtag.models.pixels import to_device
 from batchtag.models.runtime import Lanes, Runtime
 from batchtag.records import ModelCard, Prediction
@@ -37,9 +39,12 @@ class Detector:
         alone = runtime.has_lanes or runtime.engine == "openvino"
         self.batch_size = 1 if alone else runtime.batch_size or (16 if runtime.on_gpu else 4)
         self._device = torch.device(runtime.device)
-        self._network: Any = only_boxes(network).eval().to(self._device)
+        self._network: Any = only_boxes(network).eval()
         if runtime.engine == "openvino":
             compile_detector(self._network, threads=runtime.threads)
+        elif has_batch_norms(self._network):
+            replace_parts(self._network, fold_batch_norms)
+        self._network.to(self._device)
         self._lanes = Lanes(runtime)
         self._is_tag = np.array([label != "" for label in card.labels])
 

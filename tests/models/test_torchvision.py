@@ -60,12 +60,13 @@ def assert_equal_to_torchvision(ours: Prediction, theirs: dict[str, Any]) -> Non
 
 
 def assert_says_the_same(ours: Prediction, theirs: dict[str, Any], way: Runtime) -> None:
-    """Box by box; of OpenVINO's, which rounds otherwise, two of one score may stand the other way round."""
-    if way.engine == "torch":
-        assert_equal_to_torchvision(ours, theirs)
-    else:
-        said = theirs["labels"], theirs["scores"], theirs["boxes"]
-        assert_alike((ours.label_ids, ours.scores, ours.boxes_xyxy), said)
+    """Box by box. Of two boxes with one score either may be first: folded batch norms round otherwise.
+
+    These weights are random, and chaotic: 1e-6 of a feature became 4e-4 of a score. Trained ones are not.
+    """
+    closeness = {"pixels": 0.1, "score": 0.001} if way.engine == "torch" else {}
+    said = theirs["labels"], theirs["scores"], theirs["boxes"]
+    assert_alike((ours.label_ids, ours.scores, ours.boxes_xyxy), said, **closeness)
 
 
 @pytest.fixture(scope="module")
