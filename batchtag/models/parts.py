@@ -17,9 +17,10 @@ Make = Callable[[nn.Module, Any, Any], nn.Module]
 
 
 def replace_parts(network: Any, make: Make) -> None:
-    """Put what `make` gives in the place of each part. The network is in evaluation mode, on the CPU, in float32."""
+    """Put what `make` gives in the place of each part. The network is in evaluation mode, in float32."""
+    device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(0)  # the process's own is not ours to draw from
-    first, second = (torch.rand(shape, generator=generator) for shape in _pictures(network.transform))
+    first, second = (torch.rand(shape, generator=generator).to(device) for shape in _pictures(network.transform))
     with torch.inference_mode():
         features = [list(network.backbone(one).values()) for one in (first, second)]
     network.backbone = make(network.backbone, first, second)
@@ -29,7 +30,7 @@ def replace_parts(network: Any, make: Make) -> None:
     network.rpn.head = make(network.rpn.head, *features)
     heads = network.roi_heads
     side = heads.box_roi_pool.output_size
-    pooled = [torch.rand(count, features[0][0].shape[1], *side, generator=generator) for count in (4, 7)]
+    pooled = [torch.rand(count, features[0][0].shape[1], *side, generator=generator).to(device) for count in (4, 7)]
     both = nn.Sequential(heads.box_head, heads.box_predictor)
     made = make(both, *pooled)
     if made is not both:
