@@ -4,7 +4,9 @@ torchvision resizes, filters proposals, suppresses and scales boxes back picture
 dozen times in each; a GPU that needs 2 ms for the convolutions of a picture then waits for Python. Here each of these
 is done once for the batch: only proposals that are chosen are decoded, anchors of a shape are kept, suppression is one
 for all pictures and levels (or classes). The numbers are computed by the same formulas, so they are the same numbers.
-Networks that are not exactly torchvision's own classes go torchvision's way.
+Networks that are not exactly torchvision's own classes go torchvision's way, and so do CPUs in float32: comparing all
+boxes with all at once is more arithmetic than walking down a list (four photos of resnet50_fpn on one core: 522 ms for
+proposals and boxes here, 106 ms there), which only a GPU has to spare.
 """
 
 from __future__ import annotations

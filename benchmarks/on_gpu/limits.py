@@ -70,13 +70,16 @@ def own_graph(
     """
     best = (0.0, 0)
     network, run = _bare(one, picture, device=device, dtype=dtype)
-    for size in batch_sizes:
-        try:
+    searched, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # the shapes stay: the best kernels
+    try:
+        for size in batch_sizes:
             inputs = network(size)
             replay = _captured(lambda inputs=inputs: run(inputs), device=device)  # type: ignore[misc]
             best = max(best, (size * per_second(replay, device=device, seconds=seconds), size))
-        except torch.OutOfMemoryError:
-            break
+    except torch.OutOfMemoryError:
+        pass  # the batch before was the largest
+    finally:
+        torch.backends.cudnn.benchmark = searched
     return best
 
 
@@ -84,7 +87,7 @@ def _bare(
     one: Subject, picture: Tensor, *, device: str, dtype: torch.dtype
 ) -> tuple[Callable[[int], Any], Callable[[Any], Any]]:
     """How to make inputs for a batch size, and what to do with them."""
-    network = copy.deepcopy(one.network)
+    network = copy.deepcopy(one.network).to("cpu")
     if one.preprocessing is not None:
         example = one.preprocessing.normalised(one.preprocessing.centre(picture)[None])
         fold_batch_norms(network, example)

@@ -83,7 +83,7 @@ def ours(one: Subject, *, device: str, precision: Precision) -> Any:
     need = InputNeed(mode="cover", shorter_px=1)
     card = ModelCard(name=one.builder, kind="object" if is_detector else "class", digest="", labels=labels, need=need)
     runtime = Runtime(device=device, precision=precision)
-    network = copy.deepcopy(one.network)
+    network = copy.deepcopy(one.network).to("cpu")
     if one.preprocessing is None:
         network.roi_heads.score_thresh, network.roi_heads.detections_per_img = _FLOOR, _MOST
         return Detector(network, card=card, runtime=runtime)

@@ -16,6 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import batched_nms
 from torchvision.transforms.functional import pil_to_tensor
 
+from batchtag.models import suppression
 from batchtag.models.architectures import build, limits, untrained_arguments
 from batchtag.models.detector import batches_of_one_shape, padded_shape
 from batchtag.models.rcnn import RcnnInBatches, goes_in_batches, prepared
@@ -146,5 +147,5 @@ def test_all_groups_at_once_suppress_what_one_after_another_does(num_boxes: int)
 def test_groups_too_large_to_be_compared_together_are_compared_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 10, 10], [20, 0, 30, 10]]).float().expand(9, 3, 4)
     there = torch.ones(9, 3, dtype=torch.bool)
-    monkeypatch.setattr("batchtag.models.suppression._PAIRS", 20)
+    monkeypatch.setitem(suppression._PAIRS, "cpu", 20)
     assert kept(boxes, there, iou_threshold=0.5).tolist() == [[True, False, True]] * 9

@@ -133,8 +133,7 @@ def test_the_large_detector_says_what_torchvision_says(
 def test_an_untrained_detector_has_the_weights_of_torch_s_manual_seed(photos: Photos) -> None:
     torch.manual_seed(7)
     network = published.get_model(SMALL, weights=None, weights_backbone=None, box_score_thresh=0.0).eval()
-    # One by one, which is torchvision's own code: its scores are all alike, and only its sort knows which come first.
-    model = load(untrained(SMALL, seed=7, score_floor=0.0), runtime=Runtime(batch_size=1))
+    model = load(untrained(SMALL, seed=7, score_floor=0.0))
     for photo in photos[:2]:
         assert_equal_to_torchvision(model.predict([np.asarray(photo)])[0], documented(network, photo))
 
