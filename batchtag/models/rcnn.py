@@ -95,14 +95,16 @@ class RcnnInBatches(nn.Module):
     def _anchors_of(self, batch: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """(A, 4) float32 for all levels of one picture. They depend on shapes alone."""
         key = (tuple(batch.shape[-2:]), *(tuple(level.shape[-2:]) for level in levels))
-        if key not in self._anchors:
+        anchors = self._anchors.get(key)
+        if anchors is None:
             # The generator takes dtype and shape from the features, whose values may be of reduced precision.
             shaped = [batch.new_empty(1).expand(level.shape) for level in levels]
             one = ImageList(batch[:1], [(int(batch.shape[-2]), int(batch.shape[-1]))])
-            while len(self._anchors) >= _SHAPES:
+            anchors = self.network.rpn.anchor_generator(one, shaped)[0]
+            if len(self._anchors) >= _SHAPES:
                 self._anchors.clear()
-            self._anchors[key] = self.network.rpn.anchor_generator(one, shaped)[0]
-        return self._anchors[key]
+            self._anchors[key] = anchors
+        return anchors
 
     def _filtered(self, chosen: Sequence[tuple[Tensor, Tensor]], limits: Tensor) -> list[Tensor]:
         """What is left of each level's best after suppression, over all levels."""
