@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchtag.errors import UsageError
-from batchtag.models.runtime import Engine, engine_on
+from batchtag.models.runtime import Engine, Precision, engine_on, precision_on
 from batchtag.records import ModelCard
 from batchtag.spec import ComputeSpec, NodeKind
 
@@ -54,6 +54,7 @@ class Placement:
 
     device: str
     engine: Engine
+    precision: Precision
     actors: int
     cpus_per_actor: float
     gpus_per_actor: float
@@ -122,12 +123,15 @@ def place(
                 f"{per_actor:g} of workers and one for Ray Data; lower compute.actors or compute.cpus_per_actor"
             )
     cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, gpus=gpus)
-    engine = engine_on(device, asked=compute.engine)
+    takes_bfloat16 = compute.engine == "auto" and compute.precision == "bfloat16"
+    engine = engine_on(device, asked="torch" if takes_bfloat16 else compute.engine)
+    precision = precision_on(device, engine, asked=compute.precision)
     decode_threads = cores if compute.decode_threads == "auto" else compute.decode_threads
     slab = (GPU_SLAB if device == "cuda" else CPU_SLAB) if compute.batch_size == "auto" else compute.batch_size
     return Placement(
         device=device,
         engine=engine,
+        precision=precision,
         actors=actors,
         cpus_per_actor=per_actor,
         gpus_per_actor=gpus,

@@ -317,7 +317,9 @@ class _Run:
             cards=cards,
             stream=stream,
             decode=spec.compute.decode,
-            runtime=Runtime(device=place.device, engine=place.engine, threads=place.compute_threads),
+            runtime=Runtime(
+                device=place.device, engine=place.engine, precision=place.precision, threads=place.compute_threads
+            ),
         )
 
     def _reconcile(self, index: Index) -> None:

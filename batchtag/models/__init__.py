@@ -2,19 +2,23 @@
 
 Opening has two steps, because the driver must know a model's name, digest and labels (and that its weights can be had)
 before any image is read, and only the workers need it in memory: `prepare` fetches and checks, `load` builds.
+
+Only the door knows specs: who builds a network and looks with it (`benchmarks.gpu`) needs neither a job nor pydantic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batchtag.models.runtime import Runtime
-from batchtag.models.spec import CheckpointSpec, ConstantSpec, ModelSpec, TorchvisionSpec
 from batchtag.records import ModelCard, Prediction
+
+if TYPE_CHECKING:
+    from batchtag.models.spec import ModelSpec
 
 __all__ = ["Model", "Runtime", "load", "prepare"]
 ON_CPU = Runtime()
@@ -42,6 +46,8 @@ def prepare(spec: ModelSpec) -> ModelCard:
     Raises ModelError when it cannot be had (weights that cannot be fetched, a digest that does not match), and
     UsageError when there is no such builder, with the nearest names, or the spec asks for what the model is not.
     """
+    from batchtag.models.spec import CheckpointSpec, ConstantSpec, TorchvisionSpec
+
     match spec:
         case TorchvisionSpec():
             from batchtag.models import torchvision
@@ -61,6 +67,8 @@ def prepare(spec: ModelSpec) -> ModelCard:
 
 def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:
     """The model, ready to look. Runs in the worker; fetches the weights if this node lacks them."""
+    from batchtag.models.spec import CheckpointSpec, ConstantSpec, TorchvisionSpec
+
     match spec:
         case TorchvisionSpec():
             from batchtag.models import torchvision

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from torchvision import models
 
 from batchtag.errors import UsageError
 from batchtag.models.small import SMALL_FASTER_RCNN, fasterrcnn_small_fpn
-from batchtag.models.spec import Task
 from batchtag.records import InputNeed
+
+if TYPE_CHECKING:  # what builds a network needs no pydantic
+    from batchtag.models.spec import Task
 
 _FLAG = {"detect": "--detector", "classify": "--classifier"}
 _NOUN = {"detect": "detector", "classify": "classifier"}

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from batchtag.models.openvino import compile_classifier
-from batchtag.models.pixels import to_device
+from batchtag.models.folding import fold_batch_norms
+from batchtag.models.openvino import compile_part
+from batchtag.models.pixels import Uploads, to_device
+from batchtag.models.precision import check_for_overflow, number_type, reduce_classifier
 from batchtag.models.runtime import Lanes, Runtime
 from batchtag.records import InputNeed, ModelCard, Prediction
 
@@ -68,14 +70,32 @@ class Preprocessing:
 
     def centre(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 of any size to (3, crop_size, crop_size) uint8."""
+        return self._centre(image[None])[0]
+
+    def centres(self, images: Sequence[Tensor]) -> Tensor:
+        """The same of many, as (N, 3, crop_size, crop_size): those of one shape in one step, for devices that wait."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            by_shape.setdefault(tuple(image.shape), []).append(i)
+        cut = torch.cat([self._centre(torch.stack([images[i] for i in some])) for some in by_shape.values()])
+        order = torch.tensor([i for some in by_shape.values() for i in some]).argsort()
+        return cut[order.to(cut.device)]
+
+    def _centre(self, images: Tensor) -> Tensor:
         resized = F.resize(
-            _without_far_ends(image)[None],
+            _without_far_ends(images),
             [self.resize_size],
             interpolation=InterpolationMode(self.interpolation),
             antialias=self.antialias,
         )
-        cut: Tensor = F.center_crop(resized, [self.crop_size])[0]
+        cut: Tensor = F.center_crop(resized, [self.crop_size])
         return cut
+
+    def noise(self, num_images: int) -> Tensor:
+        """(N, 3, crop_size, crop_size) uint8 to try a network with; the process's random numbers are left alone."""
+        generator = torch.Generator().manual_seed(num_images)
+        shape = (num_images, 3, self.crop_size, self.crop_size)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
     def normalised(self, batch: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to float32."""
@@ -113,10 +133,20 @@ class Classifier:
         self.batch_size = runtime.batch_size or (128 if runtime.on_gpu else _CPU_BATCH)
         self._device = torch.device(runtime.device)
         # 32 photos through resnet50 on two cores: 1.9 s so, 2.4 s in the default layout.
-        network = network.eval().to(self._device).to(memory_format=torch.channels_last)
-        self._network: nn.Module = _FromPixels(network, preprocessing)
+        self._network: nn.Module = _FromPixels(network.eval().to(memory_format=torch.channels_last), preprocessing)
         if runtime.engine == "openvino":
-            self._network = compile_classifier(self._network, preprocessing.crop_size, threads=runtime.threads)
+            self._network = compile_part(
+                self._network, preprocessing.noise(2), preprocessing.noise(3), threads=runtime.threads
+            )
+        else:
+            fold_batch_norms(self._network, preprocessing.noise(1))
+        self._network.to(self._device)
+        self._dtype = number_type(runtime)
+        if self._dtype is not torch.float32:
+            example = preprocessing.normalised(preprocessing.noise(2).to(self._device))
+            inner = reduce_classifier(network, example, self._dtype, num_labels=len(card.labels))
+            self._network = _FromPixels(inner, preprocessing)
+        self._uploads = Uploads(self._device) if runtime.on_gpu else None
         self._lanes = Lanes(runtime)
         self._preprocessing = preprocessing
         self._score_floor = score_floor
@@ -125,26 +155,41 @@ class Classifier:
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         batches = [images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size)]
-        return [prediction for some in self._lanes.map(self._forward, batches) for prediction in some]
+        if self._uploads:
+            # All batches are under way before the first answer is waited for.
+            answers = [self._best(self._preprocessing.centres(some)) for some in self._uploads.ahead(batches)]
+            found = [self._predictions(one) for one in answers]
+        else:
+            found = self._lanes.map(self._look, batches)
+        return [prediction for some in found for prediction in some]
 
-    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+    def _look(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        centres = [self._preprocessing.centre(to_device(image, self._device)) for image in images]
+        return self._predictions(self._best(torch.stack(centres)))
+
+    def _best(self, batch: Tensor) -> Tensor:
+        """Of (N, 3, S, S) uint8: scores and label ids, best first, as (2, N, labels) float64 on the device."""
         with torch.inference_mode():
-            batch = torch.stack([self._preprocessing.centre(to_device(image, self._device)) for image in images])
             scores = self._network(batch).softmax(dim=1).masked_fill(self._is_no_tag, -1.0)
-            best = scores.topk(self._num_best, dim=1)
-            top_scores, top_ids = best.values.cpu().numpy(), best.indices.int().cpu().numpy()
-        return [self._prediction(one, ids) for one, ids in zip(top_scores, top_ids, strict=True)]
+            return torch.stack([best.double() for best in scores.topk(self._num_best, dim=1)])
+
+    def _predictions(self, best: Tensor) -> list[Prediction]:
+        scores, label_ids = best.cpu().numpy()
+        if self._dtype is torch.float16:
+            check_for_overflow(self._network)
+        scores, label_ids = scores.astype(np.float32), label_ids.astype(np.int32)
+        return [self._prediction(one, ids) for one, ids in zip(scores, label_ids, strict=True)]
 
     def _prediction(self, scores: NDArray[np.float32], label_ids: NDArray[np.int32]) -> Prediction:
         kept = (scores >= self._score_floor) & (scores >= 0)
         return Prediction(scores=scores[kept], label_ids=label_ids[kept])
 
 
-def _without_far_ends(image: Tensor) -> Tensor:
-    """The middle of a very elongated picture, a view; the length removed is even, so the centre stays where it was."""
-    height, width = image.shape[-2:]
+def _without_far_ends(images: Tensor) -> Tensor:
+    """The middle of very elongated pictures, a view; the length removed is even, so the centre stays where it was."""
+    height, width = images.shape[-2:]
     excess = max(height, width) - _LONGEST * min(height, width)
     if excess <= 1:
-        return image
+        return images
     cut = excess // 2
-    return image[:, cut : height - cut] if height > width else image[:, :, cut : width - cut]
+    return images[..., cut : height - cut, :] if height > width else images[..., cut : width - cut]

@@ -4,7 +4,7 @@ torchvision pads a batch to its largest member, and anchors, padding and borders
 boxes beside a panorama. So a forward pass holds only images that come to the same padded shape alone; photos of one
 camera share it, and an odd one runs by itself; on CPUs each does, as many at a time as there are threads. The network
 does its own resizing, on the device. Its memory layout is the default: channels-last gained nothing on two cores (12.8
-and 13.1 s for two photos, resnet50_fpn_v2).
+and 13.1 s for two photos, resnet50_fpn_v2). On a GPU, and in 16 bits wherever that is, Faster R-CNN goes `rcnn`'s way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from batchtag.models.folding import fold_batch_norms, has_batch_norms
 from batchtag.models.openvino import compile_detector
-from batchtag.models.pixels import to_device
+from batchtag.models.parts import replace_parts
+from batchtag.models.pixels import Uploads, to_device
+from batchtag.models.precision import check_for_overflow, number_type, reduce_detector
+from batchtag.models.rcnn import RcnnInBatches, goes_in_batches
 from batchtag.models.runtime import Lanes, Runtime
 from batchtag.records import ModelCard, Prediction
 
@@ -37,30 +41,51 @@ class Detector:
         alone = runtime.has_lanes or runtime.engine == "openvino"
         self.batch_size = 1 if alone else runtime.batch_size or (16 if runtime.on_gpu else 4)
         self._device = torch.device(runtime.device)
-        self._network: Any = only_boxes(network).eval().to(self._device)
+        self._dtype = number_type(runtime)
+        self._network: Any = only_boxes(network).eval()
+        self._in_batches: RcnnInBatches | None = None
+        if goes_in_batches(self._network) and (runtime.on_gpu or self._dtype is not torch.float32):
+            self._in_batches = RcnnInBatches(self._network)
         if runtime.engine == "openvino":
             compile_detector(self._network, threads=runtime.threads)
+        elif has_batch_norms(self._network):
+            replace_parts(self._network, fold_batch_norms)
+        self._network.to(self._device)
+        if self._dtype is not torch.float32:
+            # Torchvision's own code takes the dtype of its coordinates from the features.
+            reduce_detector(self._network, self._dtype, features=self._dtype if self._in_batches else torch.float32)
         self._lanes = Lanes(runtime)
+        self._uploads = Uploads(self._device) if runtime.on_gpu else None
         self._is_tag = np.array([label != "" for label in card.labels])
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         shapes = [padded_shape(self._network.transform, *image.shape[:2]) for image in images]
         batches = list(batches_of_one_shape(shapes, self.batch_size))
-        predictions = self._lanes.map(lambda batch: self._forward([images[i] for i in batch]), batches)
+        some = [[images[i] for i in batch] for batch in batches]
+        if self._uploads:
+            found = [self._look(pictures) for pictures in self._uploads.ahead(some)]
+        else:
+            found = self._lanes.map(lambda arrays: self._look([to_device(one, self._device) for one in arrays]), some)
         answers = {
-            i: one for batch, some in zip(batches, predictions, strict=True) for i, one in zip(batch, some, strict=True)
+            i: self._prediction(rows, width=images[i].shape[1], height=images[i].shape[0])
+            for batch, each in zip(batches, found, strict=True)
+            for i, rows in zip(batch, each, strict=True)
         }
         return [answers[i] for i in range(len(images))]
 
-    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+    def _look(self, pictures: Sequence[Tensor]) -> list[NDArray[np.float32]]:
+        """For each picture (3, H, W) uint8 its boxes (N, 6) float32: corners, score, label; best first."""
         with torch.inference_mode():
-            found = self._network([to_device(image, self._device).float().div(255) for image in images])
-            rows = torch.cat([_rows(one) for one in found]).cpu().numpy()
-        ends = np.cumsum([len(one["scores"]) for one in found])
-        return [
-            self._prediction(part, width=image.shape[1], height=image.shape[0])
-            for part, image in zip(np.split(rows, ends[:-1]), images, strict=True)
-        ]
+            if self._in_batches:
+                rows = self._in_batches(pictures)
+            else:
+                found = self._network([picture.float().div(255) for picture in pictures])
+                rows = torch.cat([_rows(one, number) for number, one in enumerate(found)])
+            said = rows.cpu().numpy()
+        if self._dtype is torch.float16:
+            check_for_overflow(self._network)
+        ends = np.searchsorted(said[:, 6], np.arange(1, len(pictures)))
+        return [part[:, :6] for part in np.split(said, ends)]
 
     def _prediction(self, rows: NDArray[np.float32], *, width: int, height: int) -> Prediction:
         rows = rows[self._is_tag[rows[:, 5].astype(np.int32)]]
@@ -72,9 +97,10 @@ class Detector:
         )
 
 
-def _rows(found: dict[str, Tensor]) -> Tensor:
-    """(N, 6) float32: box, score, label. One tensor, so that a batch comes back from the device in one transfer."""
-    return torch.cat([found["boxes"], found["scores"][:, None], found["labels"][:, None].float()], dim=1)
+def _rows(found: dict[str, Tensor], number: int) -> Tensor:
+    """(N, 7) float32, as `RcnnInBatches` gives them: one tensor, so that a batch comes back in one transfer."""
+    scores = found["scores"][:, None]
+    return torch.cat([found["boxes"], scores, found["labels"][:, None].float(), torch.full_like(scores, number)], dim=1)
 
 
 def padded_shape(transform: Any, height: int, width: int) -> tuple[int, int]:

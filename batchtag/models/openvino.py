@@ -12,16 +12,16 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from batchtag.models.folding import TOLERANCE, difference
+from batchtag.models.parts import replace_parts
+
 log = logging.getLogger(__name__)
-TOLERANCE = 1e-3
-"""Of the largest value of an answer. Rounding gives 1e-6; a graph that was wrongly translated gives about 1."""
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 
 
@@ -34,11 +34,11 @@ def compile_part(part: nn.Module, example: Any, other: Any, *, threads: int) -> 
     try:
         compiled = Compiled(part, example, threads=threads)
         with torch.inference_mode():
-            wrong = _difference(part(other), compiled(other))
+            wrong = difference(part(other), compiled(other))
     except Exception as error:  # around one part of one network, with thousands of operators on either side
         log.info("%s is not compiled: %s: %s", type(part).__name__, type(error).__name__, error)
         return part
-    if wrong > TOLERANCE:
+    if not wrong <= TOLERANCE:  # NaN is no agreement
         log.warning("%s is not compiled: OpenVINO's answers differ by %.2g of the largest", type(part).__name__, wrong)
         return part
     return compiled
@@ -94,44 +94,6 @@ class _Flat(nn.Module):
         return tuple(pytree.tree_leaves(self.part(pytree.tree_unflatten(list(inputs), self._takes))))
 
 
-def _difference(expected: Any, given: Any) -> float:
-    """The largest difference of two answers, as a share of the largest value of each tensor."""
-    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(given), strict=True)
-    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs)
-
-
 def compile_detector(network: Any, *, threads: int) -> None:
-    """Compile the parts of a torchvision detection network that look at pixels and features, in place.
-
-    Faster R-CNN and its kin: backbone, proposal head, box head and predictor. RetinaNet, FCOS and SSD: backbone, head.
-    """
-    first, second = _pictures(network.transform)
-    with torch.inference_mode():
-        features = [list(network.backbone(one).values()) for one in (first, second)]
-    network.backbone = compile_part(network.backbone, first, second, threads=threads)
-    if not hasattr(network, "roi_heads"):
-        network.head = compile_part(network.head, *features, threads=threads)
-        return
-    network.rpn.head = compile_part(network.rpn.head, *features, threads=threads)
-    heads = network.roi_heads
-    side = heads.box_roi_pool.output_size
-    pooled = [torch.rand(count, features[0][0].shape[1], *side) for count in (4, 7)]
-    both = nn.Sequential(heads.box_head, heads.box_predictor)
-    compiled = compile_part(both, *pooled, threads=threads)
-    if compiled is not both:
-        heads.box_head, heads.box_predictor = nn.Identity(), compiled
-
-
-def _pictures(transform: Any) -> Sequence[Tensor]:
-    """Two small inputs of a backbone; of the only size there is, if the network has one."""
-    if transform.fixed_size is not None:
-        width, height = transform.fixed_size
-        return torch.rand(1, 3, height, width), torch.rand(2, 3, height, width)
-    stride = max(transform.size_divisible, 32)
-    return torch.rand(1, 3, 4 * stride, 5 * stride), torch.rand(1, 3, 6 * stride, 4 * stride)
-
-
-def compile_classifier(network: nn.Module, crop_size: int, *, threads: int) -> nn.Module:
-    """A network of (N, 3, S, S) uint8 to logits, compiled or as it is."""
-    first, second = (torch.randint(0, 256, (count, 3, crop_size, crop_size), dtype=torch.uint8) for count in (2, 3))
-    return compile_part(network, first, second, threads=threads)
+    """Compile the parts of a torchvision detection network that look at pixels and features, in place."""
+    replace_parts(network, lambda part, first, second: compile_part(part, first, second, threads=threads))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +17,45 @@ def to_device(image: NDArray[np.uint8], device: torch.device) -> Tensor:
     Resizing is four times as fast on that. Pixels travel as bytes and become floats over there. A read-only array (Ray
     gives such) is copied first, because torch warns of one, and rightly: a tensor over it could be written to.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"an image must be (H, W, 3) uint8 with pixels in it, got {image.shape} {image.dtype}")
+    check(image)
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
     return pixels.to(device).permute(2, 0, 1)
+
+
+def check(image: NDArray[np.uint8]) -> None:
+    """Raises ValueError for an array that is no picture."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"an image must be (H, W, 3) uint8 with pixels in it, got {image.shape} {image.dtype}")
+
+
+class Uploads:
+    """Pictures on their way to a GPU while it computes: a thread, a stream and pinned memory of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload")
+
+    def ahead(self, batches: Sequence[Sequence[NDArray[np.uint8]]]) -> Iterator[list[Tensor]]:
+        """Each batch as `to_device` gives pictures, ready for the current stream; the next ones travel meanwhile."""
+        started = [self._pool.submit(self._start, batch) for batch in batches]
+        for batch, one in zip(batches, started, strict=True):
+            there, done = one.result()
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(done)
+            there.record_stream(stream)  # or its memory could be given away while this stream still reads it
+            ends = np.cumsum([image.size for image in batch])
+            yield [
+                there[end - image.size : end].view(image.shape).permute(2, 0, 1)
+                for image, end in zip(batch, ends.tolist(), strict=True)
+            ]
+
+    def _start(self, images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, torch.cuda.Event]:
+        """All bytes of a batch in one piece, and the event of their arrival. Runs in the thread."""
+        for image in images:
+            check(image)
+        pinned = torch.empty(sum(image.size for image in images), dtype=torch.uint8, pin_memory=True)
+        np.concatenate([image.ravel() for image in images], out=pinned.numpy())
+        with torch.cuda.stream(self._stream):
+            there = pinned.to(self._device, non_blocking=True)
+            return there, self._stream.record_event()

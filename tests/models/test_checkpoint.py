@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from batchtag.errors import ModelError, UsageError
 from batchtag.models import load, prepare
-from batchtag.models.checkpoint import note_results, save_checkpoint
+from batchtag.models.checkpoint import network_of, note_results, save_checkpoint
 from batchtag.models.spec import CheckpointSpec
 from batchtag.storage import open_store
 
@@ -109,8 +109,8 @@ def test_the_eps_of_batch_norms_travels_with_the_weights(tmp_path: Path) -> None
     """torchvision runs its first COCO detectors at 0.0, which no state dict tells; what is tuned from them needs it."""
     network = published.resnet18(weights=None, num_classes=3, norm_layer=FrozenBatchNorm2d)
     save(tmp_path, network, architecture="resnet18", batch_norm_eps=0.0)
-    model: Any = load(CheckpointSpec(uri=str(tmp_path)))
-    assert {one.eps for one in model._network.modules() if isinstance(one, nn.BatchNorm2d)} == {0.0}
+    loaded = network_of(CheckpointSpec(uri=str(tmp_path)))
+    assert {one.eps for one in loaded.modules() if isinstance(one, nn.BatchNorm2d)} == {0.0}
 
 
 def test_metrics_and_notes_do_not_change_the_digest_and_labels_do(tmp_path: Path, network: nn.Module) -> None:

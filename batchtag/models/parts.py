@@ -1,0 +1,46 @@
+"""The parts of a torchvision detection network that are arithmetic from one end to the other, with inputs to try them.
+
+Faster R-CNN and its kin: backbone, proposal head, box head with its predictor. RetinaNet, FCOS and SSD: backbone, head.
+What decides what a box is (anchors, proposals, suppression, thresholds) lies between them and is no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+Make = Callable[[nn.Module, Any, Any], nn.Module]
+"""Of a part and two inputs of it that differ in their sizes: what is to stand in its place, or the part itself."""
+
+
+def replace_parts(network: Any, make: Make) -> None:
+    """Put what `make` gives in the place of each part. The network is in evaluation mode, in float32."""
+    device = next(network.parameters()).device
+    generator = torch.Generator().manual_seed(0)  # the process's own is not ours to draw from
+    first, second = (torch.rand(shape, generator=generator).to(device) for shape in _pictures(network.transform))
+    with torch.inference_mode():
+        features = [list(network.backbone(one).values()) for one in (first, second)]
+    network.backbone = make(network.backbone, first, second)
+    if not hasattr(network, "roi_heads"):
+        network.head = make(network.head, *features)
+        return
+    network.rpn.head = make(network.rpn.head, *features)
+    heads = network.roi_heads
+    side = heads.box_roi_pool.output_size
+    pooled = [torch.rand(count, features[0][0].shape[1], *side, generator=generator).to(device) for count in (4, 7)]
+    both = nn.Sequential(heads.box_head, heads.box_predictor)
+    made = make(both, *pooled)
+    if made is not both:
+        heads.box_head, heads.box_predictor = nn.Identity(), made
+
+
+def _pictures(transform: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of two small inputs of a backbone; of the only size there is, if the network has one."""
+    if transform.fixed_size is not None:
+        width, height = transform.fixed_size
+        return (1, 3, height, width), (2, 3, height, width)
+    stride = max(transform.size_divisible, 32)
+    return (1, 3, 4 * stride, 5 * stride), (1, 3, 6 * stride, 4 * stride)

@@ -1,0 +1,85 @@
+"""On a CUDA device: the same answers as on the CPU, and pictures that arrive whole. Skipped where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from batchtag.models import Runtime, load
+from batchtag.models.checkpoint import save_checkpoint
+from batchtag.models.pixels import Uploads, to_device
+from batchtag.models.precision import number_type
+from batchtag.models.spec import CheckpointSpec, TorchvisionSpec
+from batchtag.models.suppression import kept
+from tests.alike import assert_alike
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here"),
+]
+SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
+GPU = Runtime(device="cuda", precision="float32")
+
+
+def test_pictures_arrive_as_they_left_batch_after_batch(odd_images: list[Any]) -> None:
+    device = torch.device("cuda")
+    batches = [odd_images[:3], odd_images[3:], odd_images] * 20
+    for batch, there in zip(batches, Uploads(device).ahead(batches), strict=True):
+        for image, arrived in zip(batch, there, strict=True):
+            assert torch.equal(arrived, to_device(image, device))
+
+
+def test_a_detector_on_a_gpu_finds_what_it_finds_on_the_cpu(
+    awake_detector: Callable[..., nn.Module], photos: list[Image.Image], tmp_path: Any
+) -> None:
+    network = awake_detector(SMALL, box_score_thresh=0.05)
+    save_checkpoint(
+        str(tmp_path / "net"),
+        architecture=SMALL,
+        arguments={},
+        labels=["", *(f"thing {i}" for i in range(1, 91))],
+        task="detect",
+        preprocessing={},
+        state_dict=network.state_dict(),
+    )
+    spec = CheckpointSpec(uri=str(tmp_path / "net"))
+    pictures = [np.asarray(photo) for photo in photos]
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        on_gpu = load(spec, runtime=GPU).predict(pictures)
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
+    for one, other in zip(on_gpu, load(spec).predict(pictures), strict=True):
+        said, expected = ((p.label_ids, p.scores, p.boxes_xyxy) for p in (one, other))
+        assert_alike(said, expected)
+
+
+def test_a_classifier_on_a_gpu_says_what_it_says_on_the_cpu(photos: list[Image.Image]) -> None:
+    spec = TorchvisionSpec(builder="resnet18", weights="none", score_floor=0.0)
+    pictures = [np.asarray(photo) for photo in photos]
+    for one, other in zip(load(spec, runtime=GPU).predict(pictures), load(spec).predict(pictures), strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=0.005)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_detectors_and_classifiers_look_in_16_bits(precision: Any, photos: list[Image.Image]) -> None:
+    if precision == "bfloat16" and number_type(Runtime(device="cuda")) is not torch.bfloat16:
+        pytest.skip("this card has no bfloat16")
+    for builder in (SMALL, "ssdlite320_mobilenet_v3_large", "resnet18"):
+        spec = TorchvisionSpec(builder=builder, weights="none", score_floor=0.0)
+        model = load(spec, runtime=Runtime(device="cuda", precision=precision))
+        assert len(model.predict([np.asarray(photo) for photo in photos])) == len(photos)
+
+
+def test_suppression_on_a_gpu_keeps_what_it_keeps_on_the_cpu() -> None:
+    corner = torch.rand(6, 500, 2, generator=torch.Generator().manual_seed(0)) * 60
+    boxes = torch.cat([corner, corner + 30], dim=2)
+    there = torch.ones(6, 500, dtype=torch.bool)
+    expected = kept(boxes, there, iou_threshold=0.5)
+    assert torch.equal(kept(boxes.cuda(), there.cuda(), iou_threshold=0.5).cpu(), expected)
