@@ -33,7 +33,7 @@ runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 def run(*arguments: str) -> str:
     """What it prints on a machine that lacks what a GPU machine lacks; its GPU, if there is one, is hidden."""
     command = [sys.executable, "-c", WITHOUT, *arguments]
-    variables = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+    variables = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
