@@ -6,13 +6,14 @@ So the job says it (`compute.may_grow_to`), or the file does that `ray up` leave
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
 
-from batchtag.placement import Machine
+from batchtag.placement import Machine, still_to_come
 from batchtag.spec import ComputeSpec, NodeKind
 
 _BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"
@@ -55,3 +56,39 @@ def _kinds_of(bootstrap: Path) -> list[NodeKind]:
         return found
     except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError):
         return []
+
+
+class NodeCall:
+    """Brings the nodes without GPUs that the cluster may still add, where openers have room (`openactors`).
+
+    For each such node an actor waits that wants all of its CPUs, so Ray's autoscaler starts one; it runs on no node
+    that has anything else to do, and ends as soon as it runs. Openers that waited themselves would take the CPU that a
+    worker needs to begin again. Runs on the driver; what still waits ends with it.
+    """
+
+    def __init__(self, kinds: Sequence[NodeKind]) -> None:
+        self._kinds = [kind for kind in kinds if not kind.gpus]
+        self._waiting: list[tuple[Any, Any]] = []
+        self._is_made = False
+
+    def make(self) -> None:
+        """Once, whatever comes of it."""
+        if self._is_made or not self._kinds:
+            return
+        self._is_made = True
+        for machine in still_to_come(self._kinds, there=machines()):
+            actor: Any = ray.remote(_Arrival).options(num_cpus=machine.cpus).remote()
+            self._waiting.append((actor, actor.there.remote()))
+
+    def look(self) -> None:
+        """Let those go whose nodes have come."""
+        if self._waiting:
+            come, _ = ray.wait([answer for _, answer in self._waiting], num_returns=len(self._waiting), timeout=0)
+            self._waiting = [pair for pair in self._waiting if pair[1] not in come]
+
+
+class _Arrival:
+    """The actor."""
+
+    def there(self) -> None:
+        """Answers when it runs."""

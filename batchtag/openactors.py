@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +20,8 @@ import ray
 
 from batchtag.nodes import machines
 from batchtag.openers import ChunkOpener, NobodyThere, Opened, OpenerDied
-from batchtag.placement import Placement, openers_of_worker, still_to_come
+from batchtag.placement import Placement, openers_of_worker
 from batchtag.records import Outcome
-from batchtag.spec import NodeKind
 from batchtag.storage import open_store
 from batchtag.stream import Hung, ImageStream, StreamPlan
 
@@ -88,24 +86,22 @@ class _Employed:
 
 
 class RayOpeners:
-    """The `Openers` of one of a run's workers, who share what they leave of the cluster.
+    """The `Openers` of one of a run's workers, who share what they leave of the nodes that are there now.
 
-    Nodes that may still be added (`grows_to`) count as if they were there: an opener that waits for a place is what
-    makes Ray's autoscaler bring it one, and is passed over until then. Safe to use from two threads. Openers are
-    started when the first chunk goes out.
+    Safe to use from two threads. Openers are started when the first chunk goes out.
     """
 
-    def __init__(self, plan: OpenPlan, placement: Placement, *, grows_to: Sequence[NodeKind]) -> None:
+    def __init__(self, plan: OpenPlan, placement: Placement) -> None:
         self._plan = plan
-        self._placement, self._grows_to = placement, grows_to
+        self._placement = placement
         self._count, self._cpus = 0, 0.0
         self._employed: list[_Employed] = []
         self._lock = threading.Lock()
 
     def slots(self) -> int:
-        there, place = machines(), self._placement
+        place = self._placement
         room = openers_of_worker(
-            [*there, *still_to_come(self._grows_to, there=there)],
+            machines(),
             actors=place.actors,
             cpus_per_actor=place.cpus_per_actor,
             gpus_per_actor=place.gpus_per_actor,

@@ -30,7 +30,6 @@ from batchtag.openactors import OpenPlan, RayOpeners
 from batchtag.placement import Placement
 from batchtag.prometheus import WorkerMetrics
 from batchtag.records import Bundle, Commit
-from batchtag.spec import NodeKind
 from batchtag.worker import Worker, WorkPlan
 
 TASK_RETRIES = 30
@@ -86,13 +85,13 @@ class _RemoteMonitor:
 class TagBundles:
     """The actor of the pool: a `Worker` behind Ray Data's calling convention."""
 
-    def __init__(self, plan: WorkPlan, placement: Placement, grows_to: Sequence[NodeKind], monitor: Any) -> None:
+    def __init__(self, plan: WorkPlan, placement: Placement, monitor: Any) -> None:
         # Ray sets this to the actor's share of the CPUs; the models have threads of their own, one a core.
         os.environ["OMP_NUM_THREADS"] = "1"
         openers = None
         if plan.decode != "with_models":
             open_plan = OpenPlan(stream=plan.stream, source_options=plan.source_options)
-            openers = RayOpeners(open_plan, placement, grows_to=grows_to)
+            openers = RayOpeners(open_plan, placement)
         self._worker = Worker(plan, _RemoteMonitor(monitor, plan.run_id), openers=openers)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
@@ -101,12 +100,8 @@ class TagBundles:
             yield pa.Table.from_pylist([{"commit": json.dumps(asdict(commit))}], schema=COMMIT_ROW)
 
 
-def commits(
-    bundles: Sequence[Bundle], *, plan: WorkPlan, placement: Placement, grows_to: Sequence[NodeKind], monitor: Any
-) -> Iterator[Commit]:
+def commits(bundles: Sequence[Bundle], *, plan: WorkPlan, placement: Placement, monitor: Any) -> Iterator[Commit]:
     """Run the line over these bundles and give each commit as it happens, in any order. Runs on the driver.
-
-    `grows_to` are the nodes that the cluster may add to those that it began with.
 
     Raises what a worker raised, if it is one of ours, else RunFailed.
     """
@@ -127,7 +122,7 @@ def commits(
         rows = ray.data.from_items([asdict(bundle) for bundle in bundles], override_num_blocks=len(bundles))
         done = rows.map_batches(
             TagBundles,
-            fn_constructor_args=(plan, placement, grows_to, monitor),
+            fn_constructor_args=(plan, placement, monitor),
             batch_size=1,
             batch_format="pyarrow",
             compute=pool,

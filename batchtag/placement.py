@@ -123,8 +123,7 @@ def place(
                 f"{per_actor:g} of workers and one for Ray Data; lower compute.actors or compute.cpus_per_actor"
             )
     cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, gpus=gpus)
-    takes_bfloat16 = compute.engine == "auto" and compute.precision == "bfloat16"
-    engine = engine_on(device, asked="torch" if takes_bfloat16 else compute.engine)
+    engine = engine_on(device, asked=compute.engine)
     precision = precision_on(device, engine, asked=compute.precision)
     decode_threads = cores if compute.decode_threads == "auto" else compute.decode_threads
     slab = (GPU_SLAB if device == "cuda" else CPU_SLAB) if compute.batch_size == "auto" else compute.batch_size
@@ -140,6 +139,7 @@ def place(
         slab_images=slab,
         reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs"
         + (f" and {gpus:g} of a GPU" if 0 < gpus < 1 else "")
+        + (" and no GPU (compute.gpus_per_actor)" if compute.gpus_per_actor != "auto" and not gpus else "")
         + f" each, {decode_threads} decode threads, slabs of {slab}"
         + (f"; {num_there} of {len(machines)} nodes are there" if to_come else ""),
     )

@@ -225,6 +225,7 @@ class RaySession:
         defaults = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         if "RAY_AUTH_MODE" not in os.environ:
             if self._address:
+                _check_reachable(self._address)
                 defaults["RAY_AUTH_MODE"] = auth_mode(self._address)
             else:
                 defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}

@@ -19,7 +19,7 @@ from batchtag.monitor import Counters, WorkerFigures, copy_of
 from batchtag.placement import Placement
 from batchtag.progress import Figures, busy_shares, duration, sum_counters
 from batchtag.records import Bundle, Commit
-from batchtag.spec import NodeKind
+from batchtag.spec import Decode, NodeKind
 from batchtag.worker import WorkPlan
 
 JUDGED_FROM = 200
@@ -27,6 +27,8 @@ JUDGED_FROM = 200
 POLL_S = 0.5
 STARTING = 3
 """So many times longer may it take while no worker is there: machines have to be started, images pulled."""
+NODES_AFTER_S = 20.0
+"""So long GPUs are watched before nodes are called to open images for them."""
 NAMED = 8
 ALIVE_S = 5.0
 """A worker that gave no sign for so long is not counted."""
@@ -52,7 +54,7 @@ def tag(work: Work) -> Iterator[Figures]:
 
     Raises TooManyFailures, RunFailed when nothing moves any more, or what a worker raised.
     """
-    from batchtag import pipeline
+    from batchtag import nodes, pipeline
 
     before = copy.deepcopy(work.totals)
     run = _Tally()
@@ -61,10 +63,7 @@ def tag(work: Work) -> Iterator[Figures]:
 
     def pump() -> None:
         try:
-            line = pipeline.commits(
-                work.bundles, plan=work.plan, placement=work.placement, grows_to=work.grows_to, monitor=monitor
-            )
-            for commit in line:
+            for commit in pipeline.commits(work.bundles, plan=work.plan, placement=work.placement, monitor=monitor):
                 news.put(commit)
             news.put(None)
         except Exception as error:  # a thread's end: handed to the main thread
@@ -73,6 +72,7 @@ def tag(work: Work) -> Iterator[Figures]:
     threading.Thread(target=pump, name="pump", daemon=True).start()
     running = True
     guard = StallGuard(work.stall_timeout_s)
+    call = nodes.NodeCall(work.grows_to)
     while running:
         for item in _arrivals(news):
             if isinstance(item, Exception):
@@ -85,6 +85,9 @@ def tag(work: Work) -> Iterator[Figures]:
         workers = pipeline.snapshot(monitor)
         run.refresh(work.figures, workers)
         guard.look(work.figures, workers, alive=run.alive(workers))
+        if wants_nodes(work.figures, on_gpu=bool(work.placement.gpus_per_actor), decode=work.plan.decode):
+            call.make()
+        call.look()
         now = work.figures.counters
         live = Totals(
             num_images=before.num_images + now.num_images,
@@ -93,6 +96,14 @@ def tag(work: Work) -> Iterator[Figures]:
         )
         judge(live, work.figures, max_failure_rate=work.max_failure_rate)
         yield work.figures
+
+
+def wants_nodes(figures: Figures, *, on_gpu: bool, decode: Decode) -> bool:
+    """Whether nodes without GPUs would help: GPUs wait for images, or the job wants these opened elsewhere."""
+    if not on_gpu or decode == "with_models":
+        return False
+    is_judged = figures.tagging_s >= NODES_AFTER_S and figures.counters.num_images > 0
+    return decode == "own_pool" or (is_judged and figures.bottleneck in ("fetch", "decode"))
 
 
 class StallGuard:

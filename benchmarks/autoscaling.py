@@ -27,8 +27,8 @@ import psutil
 import ray.util
 import yaml
 
-from benchmarks.heads import end, started, wait_for_nodes
 from benchmarks.line import CLI, draw
+from benchmarks.nodes import end, started, wait_for_nodes
 
 PORT, IDLE_MINUTES, PATIENCE_S = 26479, 0.2, 90.0
 HEAD_ID = "f" * 51 + "00000"

@@ -28,8 +28,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.heads import children, end, kill, started, wait_for_nodes
 from benchmarks.kills import ROWS, STORY, command, draw, rows, write_job
+from benchmarks.nodes import children, end, kill, started, wait_for_nodes
 
 HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN = "10.77.0.1", 26379, 30.0, 3.0, 4
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -139,13 +139,13 @@ class Node:
     def _until_it_ends(self) -> None:
         """Of a raylet that ended in order, as one does that the cluster has given up, `ray start` takes no notice."""
         began = False
-        while not self._over.is_set():
+        while True:
             try:
                 self.process.wait(timeout=1.0)
                 return
             except psutil.TimeoutExpired:
                 lives = bool(self.family("raylet/raylet"))
-            if began and not lives:
+            if self._over.is_set() or (began and not lives):
                 end(self.process)
                 return
             began = lives
@@ -154,14 +154,19 @@ class Node:
         """Its processes whose command line has that in it."""
         return [one for one in children(self.process) if title in _title(one)]
 
-    def kill(self) -> None:
-        """The raylet dies, and what it had started with it."""
-        family = self.family()
-        for one in self.family("raylet/raylet"):
+    def kill(self) -> bool:
+        """The raylet dies, and what it had started with it; false if there was none."""
+        family, raylets = self.family(), self.family("raylet/raylet")
+        for one in raylets:
             kill(one)
         psutil.wait_procs(family, timeout=10)
         for one in family:
             kill(one)
+        return bool(raylets)
+
+    def wait(self, seconds: float) -> None:
+        """For a while, or until the node is over."""
+        self._over.wait(seconds)
 
     def notice(self) -> None:
         """The node is told to end, and does so in order."""
@@ -177,8 +182,7 @@ class Node:
         for timer in self._mending:
             timer.join()
         self._over.set()
-        for one in [*self.family(), self.process]:
-            kill(one)
+        self._keeper.join()  # who started a process waits for it, and nobody else
         sh(f"ip link del v{self._name}")
         sh(f"ip netns del {self._name}")
 
@@ -226,8 +230,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
-    dice.choice(nodes).kill()
-    return 1
+    return int(dice.choice(nodes).kill())
 
 
 def _kill_process(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random, title: str) -> int:

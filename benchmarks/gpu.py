@@ -155,7 +155,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, default=photos, help="a folder of JPEGs; drawn ones if it has none")
     parser.add_argument("--weights", type=Path, help="a folder of published files; without, seeded weights")
     parser.add_argument("--device", default="auto", help="cuda, cpu, or auto: cuda where there is one")
-    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="ours computes in")
+    parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16", help="ours computes in")
     parser.add_argument("--only", nargs="+", choices=BUILDERS, help="only these networks")
     parser.add_argument("--images", type=int, help="how many pictures a round has")
     parser.add_argument("--rounds", type=int, help="how often each contender runs")
@@ -258,7 +258,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("x plain", lambda row: f"{row.ours / row.plain:.2f}"),
     ("x AMP", lambda row: f"{row.ours / row.amp:.2f}"),
     ("own graph", lambda row: f"{_number(row.own_graph)} ({row.own_graph_batch})"),
-    ("ours/own", lambda row: f"{row.ours / row.own_graph:.2f}"),
+    ("ours/own", lambda row: f"{row.ours / row.own_graph:.2f}" if row.own_graph else "does not fit"),
     ("arithmetic", lambda row: _number(row.arithmetic_limit)),
     ("GPU busy", lambda row: f"{row.busy:.0%}"),
     ("fp32 agrees", lambda row: f"{row.exact_agrees:.1%}"),

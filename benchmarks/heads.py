@@ -1,63 +1,104 @@
-"""Nodes of Ray as processes of their own: started, waited for until they are alive, and ended by process id."""
+"""Heads of real Ray clusters with their dashboards, each in processes that end with the one that started it."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-START_S = 120.0
-_ALIVE = 0
-"""GcsNodeInfo.ALIVE"""
+START_S = 60.0
 
 
-def started(words: str, *, environment: Mapping[str, str], log: Path) -> psutil.Popen:
-    """The command as a process whose words go to the end of a log."""
-    with log.open("a") as said:
-        return psutil.Popen(words.split(), env=dict(environment), stdout=said, stderr=said)
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A head of three logical CPUs."""
+
+    address: str
+    gcs: str
+    pid: int
+    metrics: str
+    token: str = field(default="", repr=False)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of this cluster that tag."""
+        return [one for one in psutil.Process(self.pid).children(recursive=True) if _title(one).startswith("ray::Map")]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a shell that speaks to it has set."""
+        return {"RAY_AUTH_TOKEN": self.token} if self.token else {}
 
 
-def wait_for_nodes(head: psutil.Popen, address: str, *, count: int) -> None:
-    """Until so many nodes of the cluster at that address are alive. Raises SystemExit when the head ends instead."""
-    until, said = time.monotonic() + START_S, ""
-    while time.monotonic() < until:
-        try:
-            nodes = GcsClient(address=address).get_all_node_info(timeout=2.0).values()
-            alive = sum(node.state == _ALIVE for node in nodes)
-            if alive >= count:
-                return
-            said = f"{alive} are alive"
-        except Exception as error:  # ray's private errors, while the head starts
-            said = str(error)
-        try:
-            head.wait(timeout=0.2)
-        except psutil.TimeoutExpired:
-            continue
-        raise SystemExit("the head has ended; the path of its folder may be too long for a socket")
-    raise SystemExit(f"no {count} nodes at {address} within {START_S:.0f} s: {said}")
-
-
-def children(process: psutil.Process) -> list[psutil.Process]:
-    """All below it; none if it has gone."""
+def _title(process: psutil.Process) -> str:
     try:
-        found: list[psutil.Process] = process.children(recursive=True)
-        return found
-    except psutil.NoSuchProcess:
-        return []
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
-def kill(process: psutil.Process) -> None:
-    """If it is still there."""
-    with suppress(psutil.NoSuchProcess):
-        process.kill()
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
-def end(process: psutil.Popen) -> None:
-    """It and all below it."""
-    for one in [*children(process), process]:
-        kill(one)
-    process.wait()
+@contextmanager
+def ray_head(folder: Path, *, token: str = "") -> Iterator[Head]:
+    gcs, dashboard, client, agent, metrics = free_ports(5)
+    words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=3"]
+    words += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    words += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
+    words += [f"--temp-dir={folder}", f"--object-store-memory={128 * 2**20}", "--disable-usage-stats"]
+    words += [f"--metrics-export-port={metrics}"]
+    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | auth
+    environment["RAY_worker_niceness"] = "0"
+    environment["RAY_metrics_report_interval_ms"] = "500"
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where `python` of an entrypoint is
+    with (folder / "head.log").open("w") as log:
+        process = psutil.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        head = Head(
+            address=f"http://127.0.0.1:{dashboard}",
+            gcs=f"127.0.0.1:{gcs}",
+            token=token,
+            pid=process.pid,
+            metrics=f"http://127.0.0.1:{metrics}/metrics",
+        )
+        wait_for(head, process, folder / "head.log")
+        yield head
+    finally:
+        family = [process, *process.children(recursive=True)]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(family, timeout=10)
+        process.wait()
+
+
+def wait_for(head: Head, process: psutil.Popen, log: Path) -> None:
+    headers = {"Authorization": f"Bearer {head.token}"} if head.token else {}
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{head.address}/api/jobs/", headers=headers)):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            try:
+                process.wait(timeout=0.2)
+            except psutil.TimeoutExpired:
+                continue
+    raise AssertionError(f"no dashboard within a minute: {log.read_text()}")

@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 import yaml
 
+from benchmarks.heads import Head, ray_head
 from benchmarks.line import CLI, draw
-from tests.cluster.heads import Head, ray_head
 
 SAMPLE_S, IN_FOLDER = 0.5, 10_000
 COLUMNS = (

@@ -160,7 +160,9 @@ def test_workers_may_share_gpus() -> None:
     assert "16 workers on cuda (torch), 1 of 64 CPUs and 0.5 of a GPU each" in halves.reason
     assert place(ComputeSpec(gpus_per_actor=0.4), machines).actors == 16, "Ray puts no actor on parts of two GPUs"
     assert place(ComputeSpec(gpus_per_actor=0.5, actors=3), machines).actors == 3
-    assert place(ComputeSpec(gpus_per_actor=0.5), [node(8)]).gpus_per_actor == 0
+    on_cpus = place(ComputeSpec(gpus_per_actor=0.5), [node(8)])
+    assert on_cpus.gpus_per_actor == 0
+    assert "and no GPU (compute.gpus_per_actor)" in on_cpus.reason
 
 
 def test_an_own_pool_beside_workers_of_a_given_size_has_room_too() -> None:

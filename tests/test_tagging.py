@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from batchtag.errors import RunFailed
 from batchtag.monitor import Counters, WorkerFigures
 from batchtag.progress import Figures
-from batchtag.tagging import StallGuard
+from batchtag.tagging import StallGuard, wants_nodes
 
 
 class Clock:
@@ -44,6 +46,17 @@ def test_a_run_in_which_nothing_moves_ends_and_says_where_it_stands() -> None:
     assert (
         "worker aa: looks at images of bundle b_7, opens images of bundle b_8; worker bb: idle" in ended.value.message
     )
+
+
+def test_nodes_are_called_where_gpus_wait_for_images() -> None:
+    waiting = Figures(phase="tagging", counters=Counters(num_images=99), tagging_s=30.0, busy={"decode": 1.0})
+    looking = replace(waiting, busy={"decode": 0.5, "predict": 0.9})
+    assert wants_nodes(waiting, on_gpu=True, decode="auto")
+    assert not wants_nodes(looking, on_gpu=True, decode="auto")
+    assert not wants_nodes(replace(waiting, tagging_s=3.0), on_gpu=True, decode="auto"), "it is too early to tell"
+    assert wants_nodes(looking, on_gpu=True, decode="own_pool"), "the job says so"
+    assert not wants_nodes(waiting, on_gpu=True, decode="with_models")
+    assert not wants_nodes(waiting, on_gpu=False, decode="auto"), "workers will be there themselves"
 
 
 def test_a_second_more_of_fetching_is_a_move() -> None:

@@ -99,7 +99,7 @@ def _placement(cluster: Cluster, spec: JobSpec) -> str:
         to_come = still_to_come(spec.compute.may_grow_to, there=there)
         told = place(spec.compute, there, to_come=to_come).reason
     except (RunFailed, UsageError) as error:
-        told = f"not known: {error.message}"
+        return f"not known: {error.message}"
     if not spec.compute.may_grow_to:
         told += ". On the nodes that are there now: what an autoscaler may add, compute.may_grow_to tells"
     return told

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from batchtag.models.folding import fold_batch_norms, has_batch_norms
 from batchtag.models.openvino import compile_detector
-from batchtag.models.parts import replace_parts
+from batchtag.models.parts import replace_parts, settle_scales
 from batchtag.models.pixels import Uploads, to_device
 from batchtag.models.precision import check_for_overflow, number_type, reduce_detector
 from batchtag.models.rcnn import RcnnInBatches, goes_in_batches
@@ -43,6 +43,7 @@ class Detector:
         self._device = torch.device(runtime.device)
         self._dtype = number_type(runtime)
         self._network: Any = only_boxes(network).eval()
+        settle_scales(self._network)
         self._in_batches: RcnnInBatches | None = None
         if goes_in_batches(self._network) and (runtime.on_gpu or self._dtype is not torch.float32):
             self._in_batches = RcnnInBatches(self._network)

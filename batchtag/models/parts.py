@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import MultiScaleRoIAlign
 
 Make = Callable[[nn.Module, Any, Any], nn.Module]
 """Of a part and two inputs of it that differ in their sizes: what is to stand in its place, or the part itself."""
@@ -35,6 +36,20 @@ def replace_parts(network: Any, make: Make) -> None:
     made = make(both, *pooled)
     if made is not both:
         heads.box_head, heads.box_predictor = nn.Identity(), made
+
+
+def settle_scales(network: Any) -> None:
+    """Let a two-stage network learn from a plain picture how its features are scaled; on the CPU, in evaluation mode.
+
+    torchvision infers that from the first picture it ever sees, and keeps it: from one so flat that 20 rows of pixels
+    are left of it, it learns a wrong scale, and every later box of the process is looked for in the wrong place.
+    """
+    pool: Any = getattr(getattr(network, "roi_heads", None), "box_roi_pool", None)
+    if type(pool) is not MultiScaleRoIAlign:
+        return
+    shape = _pictures(network.transform)[0]
+    with torch.inference_mode():
+        pool(network.backbone(torch.zeros(shape)), [torch.tensor([[0.0, 0.0, 16.0, 16.0]])], [tuple(shape[-2:])])
 
 
 def _pictures(transform: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

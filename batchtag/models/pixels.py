@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_AHEAD = 2
+"""Batches that travel or have arrived: more would be memory, here and there, for nothing."""
 
 
 def to_device(image: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -37,10 +42,12 @@ class Uploads:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload")
 
     def ahead(self, batches: Sequence[Sequence[NDArray[np.uint8]]]) -> Iterator[list[Tensor]]:
-        """Each batch as `to_device` gives pictures, ready for the current stream; the next ones travel meanwhile."""
-        started = [self._pool.submit(self._start, batch) for batch in batches]
-        for batch, one in zip(batches, started, strict=True):
-            there, done = one.result()
+        """Each batch as `to_device` gives pictures, ready for the current stream; the next one travels meanwhile."""
+        left = iter(batches)
+        started = deque(self._pool.submit(self._start, batch) for batch in itertools.islice(left, _AHEAD))
+        for batch in batches:
+            there, done = started.popleft().result()
+            started.extend(self._pool.submit(self._start, one) for one in itertools.islice(left, 1))
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(done)
             there.record_stream(stream)  # or its memory could be given away while this stream still reads it

@@ -28,25 +28,21 @@ _KNOWN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def number_type(runtime: Runtime) -> torch.dtype:
     """What a model's networks compute in on this machine. Raises UsageError for what its card cannot.
 
-    By default float32 on CPUs; on a GPU bfloat16, which has float32's range, or float16 where the card lacks it (before
-    Ampere). Runs in the worker, because only there the card is known.
+    Runs in the worker, because only there the card is known: before Ampere there is no bfloat16.
     """
     asked = precision_on(runtime.device, runtime.engine, asked=runtime.precision)
-    if not runtime.on_gpu:
-        return _KNOWN["float32" if asked == "auto" else asked]
-    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if asked == "auto":
-        return torch.bfloat16 if has_bfloat16 else torch.float16
-    if asked == "bfloat16" and not has_bfloat16:
+    if runtime.on_gpu and asked == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(runtime.device)
-        raise UsageError(f"compute.precision is 'bfloat16', which a {name} lacks; use 'auto', 'float16' or 'float32'")
+        raise UsageError(f"compute.precision is 'bfloat16', which a {name} lacks; use 'float16' or 'float32'")
     return _KNOWN[asked]
 
 
 class Reduced(nn.Module):
     """A part that computes in `dtype` and channels-last, called like it; takes any floats, and gives `gives`.
 
-    Batch norms that could not be folded stay in float32: they take any floats, and their variances may be tiny.
+    Batch norms that could not be folded (but torchvision's frozen ones) stay in float32: they take any floats, and
+    their variances may be tiny. In float16 the answers are looked at for what is no number; what an activation made
+    finite again inside the part is not seen.
     """
 
     def __init__(self, part: nn.Module, dtype: torch.dtype, *, gives: torch.dtype = torch.float32) -> None:
@@ -104,7 +100,7 @@ def reduce_classifier(network: nn.Module, example: Tensor, dtype: torch.dtype, *
 def reduce_detector(network: Any, dtype: torch.dtype, *, features: torch.dtype = torch.float32) -> None:
     """The parts of a detection network in `dtype`, in place, its backbone giving `features`; on its device.
 
-    The layers that give a box its class and its place stay in float32.
+    Faster R-CNN's layers that give a box its class and its place stay in float32; those of one-stage detectors do not.
     """
 
     def make(part: nn.Module, example: Any, other: Any) -> nn.Module:

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from batchtag.errors import UsageError
 
 Engine = Literal["torch", "openvino"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -29,8 +29,8 @@ class Runtime:
     engine: Engine = "torch"
     threads: int = 1
     """On CPUs: how many pictures are looked at at a time, each by one thread. With 1, torch's own threads share one."""
-    precision: Precision = "auto"
-    """What networks compute in; `precision.number_type` says what "auto" is on a card."""
+    precision: Precision = "float32"
+    """What networks compute in."""
     batch_size: int | None = None
     """A detector that looks at pictures side by side (`has_lanes`) takes each alone, whatever this says."""
 
@@ -60,7 +60,7 @@ def engine_on(device: str, *, asked: Literal["auto", "torch", "openvino"] = "aut
     return asked
 
 
-def precision_on(device: str, engine: Engine, *, asked: Precision = "auto") -> Precision:
+def precision_on(device: str, engine: Engine, *, asked: Precision) -> Precision:
     """What was asked, where the device and the engine have it; whether a card has bfloat16 is seen in the worker.
 
     Raises UsageError for what cannot be. On CPUs bfloat16 is there to be tried, and slower than float32 on most.
@@ -68,11 +68,11 @@ def precision_on(device: str, engine: Engine, *, asked: Precision = "auto") -> P
     if asked == "float16" and not device.startswith("cuda"):
         raise UsageError(
             "compute.precision is 'float16', which only GPUs compute in, and compute.device is 'cpu' (or no GPU is "
-            "there); use 'auto' or 'float32'"
+            "there); use 'float32'"
         )
     if asked in ("float16", "bfloat16") and engine == "openvino":
         raise UsageError(
-            f"compute.precision is {asked!r}, and OpenVINO computes in float32 here; use 'auto', or compute.engine "
+            f"compute.precision is {asked!r}, and OpenVINO computes in float32 here; use 'float32', or compute.engine "
             "'torch'"
         )
     return asked

@@ -109,7 +109,7 @@ class Trainable:
         It is copied, because the line changes what it runs: a classifier's memory layout, in which training on a CPU is
         ten times slower (measured: 6.4 s a step instead of 0.5), and a detector's input size, which training varies.
         """
-        network = copy.deepcopy(network)
+        network = copy.deepcopy(network).to("cpu")  # where models are made ready, before they go to their device
         network.requires_grad_(False)
         is_detector = self.task == "detect"
         floor, most = (0.05, _MAX_TAGS_DETECTOR) if is_detector else (0.0, len(self.labels))

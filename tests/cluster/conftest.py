@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.heads import Head, ray_head
+from benchmarks.heads import Head, ray_head
 
 
 @pytest.fixture(scope="session")

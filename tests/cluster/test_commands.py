@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 from batchtag.verify import verify
+from benchmarks.heads import Head
 from tests.line.test_line import draw, sql
 from tests.started import Start
-
-from .heads import Head
 
 Ask = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -15,9 +15,9 @@ from batchtag.cluster.jobs import Jobs, RayJob
 from batchtag.cluster.submission import Submission, make_submission
 from batchtag.errors import RunFailed
 from batchtag.spec import make_spec
+from benchmarks.heads import Head
 from tests.line.test_line import draw
 
-from .heads import Head
 from .tls import certificate, tls_proxy
 
 

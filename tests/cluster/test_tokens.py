@@ -8,8 +8,7 @@ import pytest
 
 from batchtag.errors import RunFailed
 from batchtag.tokens import auth_mode
-
-from .heads import Head
+from benchmarks.heads import Head
 
 
 @pytest.fixture(autouse=True)

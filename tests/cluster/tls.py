@@ -62,7 +62,7 @@ def tls_proxy(behind: str, certificate: Path) -> Iterator[str]:
         tasks.update({loop.create_task(pump(client, request)), loop.create_task(pump(head, answer))})
 
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
-    thread = threading.Thread(target=loop.run_forever, name="tls proxy")
+    thread = threading.Thread(target=loop.run_forever, name="tls proxy", daemon=True)
     thread.start()
 
     async def end() -> None:

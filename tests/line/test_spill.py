@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -34,30 +35,20 @@ def test_a_spill_disk_that_is_full_costs_time_and_not_one_row(tmp_path: Path) ->
     )
     if mounted.returncode:
         pytest.skip(f"no file system could be mounted here: {mounted.stderr.decode().strip()}")
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 4,
-            "object_store_memory": STORE_BYTES,
-            "object_spilling_directory": str(disk),
-        },
-    )
-    logs = Path(cluster.head_node.get_logs_dir_path())  # type: ignore[attr-defined]
-    spec = make_spec(
-        {
+    with ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
+        store = {"object_store_memory": STORE_BYTES, "object_spilling_directory": str(disk)}
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, **store})
+        stack.callback(cluster.shutdown)
+        logs = Path(cluster.head_node.get_logs_dir_path())  # type: ignore[attr-defined]
+        content = {
             "version": 1,
             "source": {"kind": "prefix", "uris": [str(pictures)]},
             "models": [{"kind": "constant", "seconds_per_image": 0.15}],
             "output": {"uri": str(out)},
             "compute": {"address": cluster.address, "actors": 1, "cpus_per_actor": 1, "decode": "own_pool"},
-        },
-        origin="test",
-    )
-    try:
-        report = run_job(spec, console=Console(file=io.StringIO()))
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        }
+        report = run_job(make_spec(content, origin="test"), console=Console(file=io.StringIO()))
     assert any("No space left on device" in path.read_text(errors="replace") for path in logs.glob("*.*"))
     assert (report.num_tagged, report.num_failed) == (NUM_PICTURES, 0)
     assert report.this_run["opened_elsewhere"] > 0

@@ -164,6 +164,14 @@ def test_weights_that_somebody_else_holds_are_not_changed() -> None:
     assert all(torch.equal(before[name], held[name]) for name in before)
 
 
+def test_a_fold_is_believed_only_if_every_example_agrees() -> None:
+    fine, none = torch.rand(1, 3, 8, 8), torch.full((1, 3, 8, 8), torch.nan)
+    for examples in ((fine, none), (none, fine)):
+        part = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+        fold_batch_norms(part, *examples)
+        assert isinstance(part[1], nn.BatchNorm2d)
+
+
 def test_answers_that_are_no_numbers_agree_with_nothing() -> None:
     assert not difference(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan])) <= TOLERANCE
     assert difference(torch.zeros(0, 4), torch.zeros(0, 4)) == 0.0

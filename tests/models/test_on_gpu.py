@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+from batchtag.demo import model_folder
 from batchtag.models import Runtime, load
 from batchtag.models.checkpoint import save_checkpoint
 from batchtag.models.pixels import Uploads, to_device
-from batchtag.models.precision import number_type
 from batchtag.models.spec import CheckpointSpec, TorchvisionSpec
 from batchtag.models.suppression import kept
+from batchtag.models.trainable import make_trainable
+from batchtag.scenes import write_scenes
 from tests.alike import assert_alike
+
+from .test_precision import found_again
 
 pytestmark = [
     pytest.mark.gpu,
@@ -69,12 +74,40 @@ def test_a_classifier_on_a_gpu_says_what_it_says_on_the_cpu(photos: list[Image.I
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_detectors_and_classifiers_look_in_16_bits(precision: Any, photos: list[Image.Image]) -> None:
-    if precision == "bfloat16" and number_type(Runtime(device="cuda")) is not torch.bfloat16:
-        pytest.skip("this card has no bfloat16")
-    for builder in (SMALL, "ssdlite320_mobilenet_v3_large", "resnet18"):
+    skip_without(precision)
+    for builder in ("ssdlite320_mobilenet_v3_large", "resnet18"):
         spec = TorchvisionSpec(builder=builder, weights="none", score_floor=0.0)
         model = load(spec, runtime=Runtime(device="cuda", precision=precision))
         assert len(model.predict([np.asarray(photo) for photo in photos])) == len(photos)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_trained_detector_finds_what_it_finds_on_the_cpu_but_for_rounding(precision: Any, tmp_path: Path) -> None:
+    skip_without(precision)
+    write_scenes(tmp_path, num_images=12, seed=77)
+    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in sorted((tmp_path / "pictures").iterdir())]
+    spec = CheckpointSpec(uri=model_folder("products"))
+    exact, rounded = (
+        load(spec, runtime=runtime).predict(pictures)
+        for runtime in (Runtime(), Runtime(device="cuda", precision=precision))
+    )
+    sure = sum(int((one.scores >= 0.3).sum()) for one in exact)
+    near = sum(found_again(one, other, 0.5, 0.01) for one, other in zip(exact, rounded, strict=True))
+    assert near >= (0.99 if precision == "float32" else 0.9) * sure > 100
+
+
+def test_a_classifier_that_is_being_trained_there_is_judged_there(tmp_path: Path) -> None:
+    """It comes as it is trained, on the GPU."""
+    trainable = make_trainable(
+        "resnet18", arguments={}, labels=["a", "b"], task="classify", preprocessing={}, start=None, seed=0
+    )
+    _, model = trainable.as_model(trainable.network.cuda(), device="cuda")
+    assert len(model.predict([np.zeros((64, 80, 3), np.uint8)])) == 1
+
+
+def skip_without(precision: str) -> None:
+    if precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this card has no bfloat16")
 
 
 def test_suppression_on_a_gpu_keeps_what_it_keeps_on_the_cpu() -> None:

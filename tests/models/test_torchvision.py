@@ -130,6 +130,16 @@ def test_the_large_detector_says_what_torchvision_says(seeing: Seeing, photos: P
             assert_says_the_same(said, expected, way)
 
 
+def test_a_flat_picture_that_comes_first_does_not_spoil_the_ones_after_it(seeing: Seeing, photos: Photos) -> None:
+    """torchvision takes the scale of its features from the first picture it sees; 18 rows of pixels mislead it."""
+    network, uri = seeing(SMALL)
+    expected = documented(network, photos[0])
+    for way in (Runtime(), Runtime(engine="openvino")):
+        model = load(CheckpointSpec(uri=uri), runtime=way)
+        _, ours = model.predict([np.zeros((20, 700, 3), np.uint8), np.asarray(photos[0])])
+        assert_says_the_same(ours, expected, way)
+
+
 def test_an_untrained_detector_has_the_weights_of_torch_s_manual_seed(photos: Photos) -> None:
     torch.manual_seed(7)
     network = published.get_model(SMALL, weights=None, weights_backbone=None, box_score_thresh=0.0).eval()
