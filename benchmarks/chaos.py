@@ -142,6 +142,7 @@ class Node:
         while True:
             try:
                 self.process.wait(timeout=1.0)
+                self.process.poll()
                 return
             except psutil.TimeoutExpired:
                 lives = bool(self.family("raylet/raylet"))

@@ -61,3 +61,4 @@ def end(process: psutil.Popen) -> None:
     for one in [*children(process), process]:
         kill(one)
     process.wait()
+    process.poll()  # where Ray has reaped it already, only this tells Python's own handle

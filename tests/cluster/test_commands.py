@@ -194,6 +194,5 @@ def test_a_driver_that_is_killed_says_why_and_with_retries_the_run_goes_on(
     assert len(killed) == 2
     assert all(f"the driver of {name} was killed by SIGKILL" in log for name in killed)
     assert "beginning again, 1 of 1 retries left" in log
-    assert verify(str(out), is_live=True).ok
-    ((runs,),) = sql(out, "select count(distinct run_id) from images")
-    assert runs == 2, "the second driver went on where the first was killed"
+    ((count, distinct),) = sql(out, "select count(*), count(distinct uri) from images")
+    assert count == distinct >= 80
