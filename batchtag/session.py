@@ -36,6 +36,8 @@ _LONGEST_TMPDIR = 16
 """Ray's sockets lie some 90 characters further down, and a socket's path has 107 at most."""
 _PATIENCE_S = 2.0
 """Ray's per-node agents notice only after half a minute that their raylet is gone; nothing is lost by ending them."""
+_STARTS, _IS_LATE = 3, "timed out during startup"
+"""Ray 2.60 gives a node 30 s, hard-coded, to start; on a machine that others keep busy that may be too little."""
 _LEFT_BEHIND_S = 24 * 3600.0
 _OBJECT_STORE_BYTES, _WITH_PIXELS_BYTES = 256 * 2**20, 2**30
 """Bundles and commits are a few hundred bytes each; pixels go through the object store if others open images."""
@@ -69,6 +71,11 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+
+
+def _rays_processes() -> dict[int, str]:
+    """Those of Ray's that descend from this one, as `descendants` gives them."""
+    return {pid: mark for pid, mark in descendants(os.getpid()).items() if _is_ray(pid)}
 
 
 def _is_ray(pid: int) -> bool:
@@ -181,7 +188,7 @@ class RaySession:
         self._over.wait()
         import ray
 
-        family = {} if self._address else {p: mark for p, mark in descendants(os.getpid()).items() if _is_ray(p)}
+        family = {} if self._address else _rays_processes()
         ray.shutdown()
         end(family, patience_s=_PATIENCE_S)
 
@@ -201,15 +208,23 @@ class RaySession:
             ray.init(address=self._address, **common)
             return
         _remove_left_behind()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=_folder_of_folders()))
-        ray.init(
-            address="local",
-            num_cpus=max(2, available_cores()),
-            include_dashboard=False,
-            object_store_memory=self._object_store_bytes,
-            _temp_dir=str(self._folder),
-            **common,
-        )
+        for starts_left in reversed(range(_STARTS)):
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=_folder_of_folders()))
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=max(2, available_cores()),
+                    include_dashboard=False,
+                    object_store_memory=self._object_store_bytes,
+                    _temp_dir=str(self._folder),
+                    **common,
+                )
+                return
+            except Exception as error:  # Ray has no class of its own for a node that is late
+                if _IS_LATE not in str(error) or not starts_left:
+                    raise
+            end(_rays_processes(), patience_s=_PATIENCE_S)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     @staticmethod
     def _quieten(level: int) -> None:
