@@ -1,10 +1,10 @@
 """What makes two runs the same job: all that decides the rows, as `_batchtag/job.json`, and what differs if it does.
 
-The models by digest, their labels by digest, the decode rules and the source. Not how it is run (`compute`), nor how
-many failures are allowed, nor any secret: storage options are left out, since other credentials are the same job. A
-model's `task` only checks what the model is, and flags say it where a file need not. Nor the thresholds for readers,
-which decide no row: they are in a file of their own, and the last run's count, so a model that was evaluated again
-brings its new ones into tables that are there already.
+The models by digest, their labels by digest, the decode rules, the source, and the precision unless it is float32. Not
+how it is run (the rest of `compute`), nor how many failures are allowed, nor any secret: storage options are left out,
+since other credentials are the same job. A model's `task` only checks what the model is, and flags say it where a file
+need not. Nor the thresholds for readers, which decide no row: they are in a file of their own, and the last run's
+count, so a model that was evaluated again brings its new ones into tables that are there already.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ def identity(spec: JobSpec, cards: Sequence[ModelCard]) -> dict[str, Any]:
         }
         for model, card in zip(spec.models, cards, strict=True)
     ]
+    precision = spec.compute.precision
     return {
         "version": spec.version,
         "source": spec.source.model_dump(mode="json", exclude=_SECRET),
         "decode": spec.decode.model_dump(mode="json", exclude={"timeout_s"}),
         "models": models,
+        **({} if precision == "float32" else {"precision": precision}),
     }
 
 

@@ -197,7 +197,7 @@ class RaySession:
         import ray
 
         level = logging.INFO if self._verbose else logging.CRITICAL  # what is fatal, we say ourselves
-        self._quieten(level)
+        logging.getLogger("ray").setLevel(level)
         common: dict[str, Any] = {
             "log_to_driver": self._verbose,
             "logging_level": level,
@@ -206,7 +206,19 @@ class RaySession:
         if self._address:
             _check_reachable(self._address)
             ray.init(address=self._address, **common)
-            return
+        else:
+            self._init_private(common)
+        # Ray Data takes a second to import, in which Ray's processes are better on their way. It sets its loggers up
+        # and Ray's anew meanwhile, so here is the last word.
+        import ray.data
+
+        ray.data.DataContext.get_current()
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(level)
+
+    def _init_private(self, common: dict[str, Any]) -> None:
+        import ray
+
         _remove_left_behind()
         for starts_left in reversed(range(_STARTS)):
             self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=_folder_of_folders()))
@@ -225,15 +237,6 @@ class RaySession:
                     raise
             end(_rays_processes(), patience_s=_PATIENCE_S)
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    @staticmethod
-    def _quieten(level: int) -> None:
-        """Ray sets its loggers up when it is imported; so import it, then have the last word."""
-        import ray.data
-
-        ray.data.DataContext.get_current()
-        for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(level)
 
     def _set_environment(self) -> None:
         """What Ray reads from the environment, and only before it is imported."""

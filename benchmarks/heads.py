@@ -55,9 +55,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ray_head(folder: Path, *, token: str = "") -> Iterator[Head]:
+def ray_head(folder: Path, *, token: str = "", python: str = sys.executable) -> Iterator[Head]:
+    """Run one by that interpreter, which jobs run by too. Its files go into the folder."""
     gcs, dashboard, client, agent, metrics = free_ports(5)
-    words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=3"]
+    words = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=3"]
     words += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     words += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
     words += [f"--temp-dir={folder}", f"--object-store-memory={128 * 2**20}", "--disable-usage-stats"]
@@ -66,7 +67,7 @@ def ray_head(folder: Path, *, token: str = "") -> Iterator[Head]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | auth
     environment["RAY_worker_niceness"] = "0"
     environment["RAY_metrics_report_interval_ms"] = "500"
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where `python` of an entrypoint is
+    environment["PATH"] = f"{Path(python).parent}:{environment['PATH']}"  # where `python` of an entrypoint is
     with (folder / "head.log").open("w") as log:
         process = psutil.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:

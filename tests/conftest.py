@@ -16,9 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # several tests at a time: threads of torch that outnumber the cores crawl
 
 from tests.s3server import bucket, s3
-from tests.started import start
+from tests.started import start, typed
 
-__all__ = ["bucket", "s3", "start"]
+__all__ = ["bucket", "s3", "start", "typed"]
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from batchtag import cli, models
+from batchtag import models
 from batchtag.datasets import open_dataset
 from batchtag.errors import UsageError
 from batchtag.evaluate import checked_truth, evaluate_out, open_truth, prepared
@@ -27,26 +25,16 @@ from batchtag.query import query
 from batchtag.storage import open_store
 from tests.datasets.made import Place, make_coco, write_classes
 from tests.samples import card
+from tests.started import Typed
 from tests.tagged import Seen, tagged_out
 from tests.test_evaluate import DETECTOR, KINDS, OTHER, THINGS, right
 
-Told = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def batchtag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Told:
-    """Run a command line in `tmp_path`: its exit code, stdout and stderr."""
+def batchtag(typed: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Typed:
+    """Run a command line in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["batchtag", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return code if isinstance(code, int) else 0, captured.out, captured.err
-
-    return run
+    return typed
 
 
 @pytest.fixture
@@ -80,7 +68,7 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, float) else []
 
 
-def test_the_json_has_no_nan_and_every_threshold_and_the_page_needs_nothing(boxes: Path, batchtag: Told) -> None:
+def test_the_json_has_no_nan_and_every_threshold_and_the_page_needs_nothing(boxes: Path, batchtag: Typed) -> None:
     things = {**THINGS, "d": [("spoon", 1.0, 1.0, 9.0, 9.0)]}
     make_coco(Place(root=str(boxes / "val")), things)
     code, answer, story = batchtag("evaluate", "tags", "--truth", "val/instances.json", "--report", "report")
@@ -99,13 +87,13 @@ def test_the_json_has_no_nan_and_every_threshold_and_the_page_needs_nothing(boxe
     assert "written: " in story
 
 
-def test_json_on_stdout_is_the_file(boxes: Path, batchtag: Told) -> None:
+def test_json_on_stdout_is_the_file(boxes: Path, batchtag: Typed) -> None:
     code, answer, _ = batchtag("evaluate", "tags", "--data", "val/instances.json", "--json", "-q")
     assert code == 0
     assert json.loads(answer) == json.loads((boxes / "evaluation" / "evaluation.json").read_text())
 
 
-def test_tables_of_a_run_are_judged_by_what_a_training_job_holds_out(classes: Path, batchtag: Told) -> None:
+def test_tables_of_a_run_are_judged_by_what_a_training_job_holds_out(classes: Path, batchtag: Typed) -> None:
     job = {
         "version": 1,
         "data": {"train": {"kind": "folders", "uri": "val"}, "val": {"kind": "holdout", "share": 0.34}},
@@ -124,7 +112,7 @@ def test_tables_of_a_run_are_judged_by_what_a_training_job_holds_out(classes: Pa
     assert (code, "kinds on 2 pictures: accuracy " in answer) == (0, True), story
 
 
-def test_thresholds_are_stored_in_the_checkpoint_and_its_digest_stays(classes: Path, batchtag: Told) -> None:
+def test_thresholds_are_stored_in_the_checkpoint_and_its_digest_stays(classes: Path, batchtag: Typed) -> None:
     before = models.prepare(CheckpointSpec(uri=str(classes / "kinds")))
     code, _, story = batchtag("evaluate", "kinds", "--data", "val")
     unchanged = models.prepare(CheckpointSpec(uri=str(classes / "kinds")))
@@ -148,7 +136,7 @@ def test_what_readers_believe_of_a_run_are_the_thresholds_of_its_checkpoint(clas
     assert [(row["uri"][-5:], row["tag"]) for row in rows] == [("0.jpg", "jar"), ("1.jpg", "cup"), ("1.jpg", "jar")]
 
 
-def test_a_slip_on_the_command_line_is_a_line_that_says_what_to_do(boxes: Path, batchtag: Told) -> None:
+def test_a_slip_on_the_command_line_is_a_line_that_says_what_to_do(boxes: Path, batchtag: Typed) -> None:
     (boxes / "empty").mkdir()
     (boxes / "begun").mkdir()
     (boxes / "begun" / "training.json").write_text("{}")
@@ -172,7 +160,7 @@ def test_a_slip_on_the_command_line_is_a_line_that_says_what_to_do(boxes: Path, 
     assert not (boxes / "evaluation").exists()
 
 
-def test_options_that_would_be_ignored_are_all_named_at_once(classes: Path, batchtag: Told) -> None:
+def test_options_that_would_be_ignored_are_all_named_at_once(classes: Path, batchtag: Typed) -> None:
     code, _, story = batchtag("evaluate", "resnet50", "--data", "val", "--model", "x", "--store-thresholds")
     assert (code, len(story.splitlines())) == (2, 2)
     assert "--model chooses among the models of an OUT, and resnet50 is one model" in story
@@ -214,7 +202,7 @@ def test_pictures_without_a_truth_worth_measuring_are_told_and_left_out(classes:
     assert (len(checked.images), [one.kind for one in checked.problems]) == (6, ["undecodable"])
 
 
-def test_scenes_are_what_train_and_evaluate_read_and_one_seed_is_one_drawing(tmp_path: Path, batchtag: Told) -> None:
+def test_scenes_are_what_train_and_evaluate_read_and_one_seed_is_one_drawing(tmp_path: Path, batchtag: Typed) -> None:
     for folder in ("one", "two"):
         code, answer, story = batchtag("scenes", folder, "--images", "2", "--seed", "7", "--crops")
         assert (code, answer) == (0, "")

@@ -61,6 +61,7 @@ def test_the_same_job_goes_on_and_a_new_out_takes_it(layout: Layout) -> None:
         ({}, {"labels": ("cat", "cow")}, r"models\[0\]\.labels_sha256 was"),
         ({}, {"name": "other"}, r'models\[0\]\.id was "scene@0123456789ab" and is "other@0123456789ab" now'),
         ({"models": [{"kind": "torchvision", "builder": "resnet50", "max_tags": 1}]}, {}, r"spec\.max_tags was 0"),
+        ({"compute": {"precision": "bfloat16"}}, {}, r'precision was null and is "bfloat16" now'),
     ],
 )  # fmt: skip
 def test_what_differs_is_named_and_another_out_offered(

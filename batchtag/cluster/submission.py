@@ -81,8 +81,10 @@ def make_submission(spec: JobSpec, *, name: str) -> Submission:
 
 
 def _digest(job: Mapping[str, Any]) -> str:
-    """Of what is tagged and where to: how it is run (`compute`) may change from one submission to the next."""
+    """Of what decides the rows, and where they go: the rest of how it is run may change between two submissions."""
     decisive = {key: value for key, value in job.items() if key not in ("compute", "max_failure_rate")}
+    if job["compute"]["precision"] != "float32":
+        decisive["precision"] = job["compute"]["precision"]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -7,6 +7,7 @@ a driver that was killed cannot write that it was. So a record that says "runnin
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -84,7 +85,7 @@ def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None) 
     elif job.status == "STOPPED" and state in ("", "running", "interrupted"):
         state, message = "cancelled", ""
     elif state in ("", "running"):
-        state, message = _OVER[job.status], " ".join(job.message.split())[-500:]
+        state, message = _OVER[job.status], _why(job.message)
     return Standing(
         run_id=run_id,
         state=state,
@@ -95,6 +96,14 @@ def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None) 
         started=record.get("started_at", "") or _time(job),
         driver_code=job.exit_code if job else None,
     )
+
+
+def _why(message: str) -> str:
+    """What Ray says of the end of a job, in a line. Where pip failed before the driver was begun, pip's last error."""
+    errors = re.findall(r"^\s*ERROR: (.+)", message, re.MULTILINE)
+    if errors and "'pip', 'install'" in message:
+        return f"compute.pip could not be installed on the cluster: {errors[-1]}"
+    return " ".join(message.split())[-500:]
 
 
 def _began(record: dict[str, Any]) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import venv
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -13,9 +16,11 @@ import pytest
 from batchtag.cluster.address import Cluster, cluster_at
 from batchtag.cluster.jobs import Jobs, RayJob
 from batchtag.cluster.submission import Submission, make_submission
+from batchtag.cluster.watching import standing
 from batchtag.errors import RunFailed
 from batchtag.spec import make_spec
-from benchmarks.heads import Head
+from batchtag.storage.local import LocalStore
+from benchmarks.heads import Head, ray_head
 from tests.line.test_line import draw
 
 from .tls import certificate, tls_proxy
@@ -70,6 +75,23 @@ def test_an_image_with_another_version_is_told_and_nothing_runs(open_head: Head,
     assert ended(jobs, run.run_id).exit_code == 2
     assert "and the job was submitted with 99.0; install the same" in jobs.log(run.run_id)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_requirement_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+    """Ray copies the environment that it runs in, three times if need be: so this head has a small one."""
+    venv.create(tmp_path / "small")
+    library = next((tmp_path / "small").glob("lib/*/site-packages"))
+    (library / "all.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    python = str(tmp_path / "small" / "bin" / "python")
+    with TemporaryDirectory(prefix="bt-", dir="/tmp") as name, ray_head(Path(name), python=python) as head:
+        jobs = Jobs(cluster_at(head.address))
+        run, _ = jobs.submit(submission(tmp_path, pip=["/nowhere/absent-1.0-py3-none-any.whl"]))
+        over = ended(jobs, run.run_id)
+        told = standing(run.run_id, out=str(tmp_path / "out"), store=LocalStore(), job=over)
+    assert told.line() == (
+        f"{run.run_id}: died: compute.pip could not be installed on the cluster: Could not install packages due to an "
+        "OSError: [Errno 2] No such file or directory: '/nowhere/absent-1.0-py3-none-any.whl'"
+    )
 
 
 def test_a_package_that_ray_does_not_take_is_told(open_head: Head, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_the_same_job_to_the_same_output_is_the_same_run_however_it_is_computed(
     assert submission(compute={"retries": 2, "actors": 3}).run_id == first.run_id
     assert submission(output={"uri": "s3://tags/2027"}).run_id != first.run_id
     assert submission(models=[{"kind": "constant", "tag": "x"}]).run_id != first.run_id
+    assert submission(compute={"precision": "bfloat16"}).run_id != first.run_id, "it decides the rows"
 
 
 def test_a_later_try_has_an_id_of_its_own_and_its_driver_is_told() -> None:

@@ -11,9 +11,10 @@ import psutil
 import pytest
 import yaml
 
+from batchtag.verify import verify
 from tests.line.test_line import draw, sql
 from tests.s3server import S3Server
-from tests.started import Start
+from tests.started import Start, Typed
 
 NUM_IMAGES = 400
 
@@ -99,13 +100,13 @@ def test_ctrl_c_keeps_what_is_committed_says_how_to_go_on_and_leaves_no_process(
     answer, story = second.communicate(timeout=120)
     assert second.returncode == 0, story
     assert f'"images": {NUM_IMAGES - 40 * committed}' in answer
-    assert start("verify", str(out)).wait() == 0
+    assert verify(str(out)).ok
     found = sql(out, "select count(*), count(distinct uri), count(distinct position) from images")
     assert found == [(NUM_IMAGES, NUM_IMAGES, NUM_IMAGES)]
 
 
 def test_a_bucket_is_tagged_with_what_the_environment_knows_of_it(
-    start: Start, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, typed: Typed, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
@@ -116,7 +117,7 @@ def test_a_bucket_is_tagged_with_what_the_environment_knows_of_it(
     words = ("run", f"{bucket}/2026", "--out", out, "--classifier", "constant", "--limit", "20", "--json")
     answer, story = start(*words).communicate(timeout=120)
     assert json.loads(answer)["num_tagged"] == 20, story
-    said, story = start("verify", out).communicate(timeout=60)
-    assert "20 tagged + 0 failed + 0 duplicate of 20 images" in said, story
-    said, story = start("query", out, "select count(*) as n, min(uri) as first from images", "--json").communicate()
-    assert json.loads(said) == {"n": 20, "first": f"{bucket}/2026/0000.jpg"}, story
+    verified = typed("verify", out)
+    assert "20 tagged + 0 failed + 0 duplicate of 20 images" in verified.out, verified.err
+    found = typed("query", out, "select count(*) as n, min(uri) as first from images", "--json")
+    assert json.loads(found.out) == {"n": 20, "first": f"{bucket}/2026/0000.jpg"}, found.err

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from batchtag.training.plan import plan_training
 from batchtag.training.spec import STATES, TrainSpec, with_absolute_uris
 from batchtag.training.worker import Place, Worker
 from tests.s3server import S3Server
-from tests.started import Start
+from tests.started import Start, Typed
 
 from .conftest import classification_job, data_of, detection_job, draw_classes
 
@@ -134,10 +133,8 @@ def test_what_cannot_be_trained_is_one_line_before_ray_is_started(
     colours: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    typed: Typed,
 ) -> None:
-    from batchtag.cli import main
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "model.json").write_text("{}")
@@ -145,10 +142,7 @@ def test_what_cannot_be_trained_is_one_line_before_ray_is_started(
     content["network"]["architecture"] = "resnet18"
     for section, said in sections.items():
         content[section] = content[section] | said
-    monkeypatch.setattr(sys, "argv", ["batchtag", "train", written(tmp_path / "job.yaml", content)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    story = capsys.readouterr().err
-    assert (ended.value.code, "starting Ray" in story) == (code, False)
+    ended, _, story = typed("train", written(tmp_path / "job.yaml", content))
+    assert (ended, "starting Ray" in story) == (code, False)
     (last,) = [said for said in story.splitlines() if said.startswith("batchtag: ")]
     assert line in last
