@@ -32,7 +32,7 @@ from benchmarks.speed.looking import described, network_of, prepared
 from benchmarks.speed.peers.task import Task, given
 
 _SAMPLE = 48
-_MEASURED_S = 1.0
+_MEASURED_S, _LONG_S = 1.0, 5.0
 _SLOW = 1.0
 """Pictures a second below which larger batches are not tried: they would take minutes, and gain nothing there."""
 
@@ -162,11 +162,13 @@ def _in_our_engine(folder: str, decoded: Sequence[Tensor], cores: int) -> float:
 
 
 def _per_second(call: Callable[[], object]) -> float:
-    """Calls a second, after one to warm up; of a slow call at least two."""
+    """Calls a second, after one to warm up; at least two, of calls that take seconds one."""
     with torch.inference_mode():
+        began = time.perf_counter()
         call()
+        least = 1 if time.perf_counter() - began > _LONG_S else 2
         calls, began = 0, time.perf_counter()
-        while calls < 2 or time.perf_counter() - began < _MEASURED_S:
+        while calls < least or time.perf_counter() - began < _MEASURED_S:
             call()
             calls += 1
         return calls / (time.perf_counter() - began)

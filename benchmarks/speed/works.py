@@ -55,7 +55,7 @@ WORKS = (
         quick=True,
     ),
     # From here on only the peers that came nearest where all ran; `--peers plain list ray daft` runs all.
-    Work(name="resnet50", classifiers=("resnet50",), peers=("plain", "daft"), of_peer=1.2, of_limit=0.90),
+    Work(name="resnet50", classifiers=("resnet50",), peers=("plain", "daft"), of_peer=1.2, of_limit=0.90, least=80),
     Work(
         name="12-megapixel",
         classifiers=("mobilenet_v3_large",),
@@ -89,6 +89,7 @@ WORKS = (
         peers=("plain",),
         of_limit=0.91,
         batch_size=1,
+        least=48,
     ),
 )
 

@@ -17,7 +17,7 @@ from batchtag.spec import make_spec
 Tag = Callable[..., RunReport]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """A head with three logical CPUs on this machine."""
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 128 * 2**20})

@@ -18,7 +18,7 @@ from batchtag.runs import run_job
 from batchtag.spec import make_spec
 from batchtag.verify import verify
 
-STORE_BYTES, NUM_PICTURES, SIDE_PX = 80 * 2**20, 96, 2000
+STORE_BYTES, NUM_PICTURES, SIDE_PX = 80 * 2**20, 64, 2000
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that is full")
