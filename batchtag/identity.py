@@ -23,6 +23,7 @@ from batchtag.storage import ABSENT, Store, read_json
 from batchtag.storage.retry import WRITES, with_retries
 
 _SECRET = {"storage_options"}
+_MAY_HOLD_SECRETS = {"address", "env", "pip"}
 
 
 def identity(spec: JobSpec, cards: Sequence[ModelCard]) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def check_or_store(mine: dict[str, Any], *, spec: JobSpec, store: Store, layout:
     how = {
         "batchtag": __version__,
         "output": spec.output.model_dump(mode="json", exclude=_SECRET),
-        "compute": spec.compute.model_dump(mode="json"),
+        "compute": spec.compute.model_dump(mode="json", exclude=_MAY_HOLD_SECRETS),
         "max_failure_rate": spec.max_failure_rate,
     }
     text = json.dumps({**mine, "first_run": how}, indent=1, ensure_ascii=False)

@@ -110,8 +110,8 @@ def place(
     actors, per_actor, spare = max(fits, key=lambda fit: fit[0] * fit[1])
     if not actors:
         raise UsageError(
-            f"compute asks for {compute.actors} actors x {compute.cpus_per_actor} CPUs, each on one machine of "
-            f"{', '.join(f'{m.cpus:g}' for m in hosts[:8])} CPUs, one of which must stay free for Ray Data; "
+            f"compute asks for {compute.actors} actors x {_number(compute.cpus_per_actor)} CPUs, each on one machine "
+            f"of {', '.join(f'{m.cpus:g}' for m in hosts[:8])} CPUs, one of which must stay free for Ray Data; "
             "lower compute.actors or compute.cpus_per_actor"
         )
     cpus = sum(machine.cpus for machine in machines)
@@ -141,6 +141,7 @@ def place(
         + (f" and {gpus:g} of a GPU" if 0 < gpus < 1 else "")
         + (" and no GPU (compute.gpus_per_actor)" if compute.gpus_per_actor != "auto" and not gpus else "")
         + f" each, {decode_threads} decode threads, slabs of {slab}"
+        + (f"; {compute.actors} were asked for" if compute.actors not in ("auto", actors) else "")
         + (f"; {num_there} of {len(machines)} nodes are there" if to_come else ""),
     )
 
@@ -165,6 +166,10 @@ def openers_of_worker(
         if count:
             return count, tenths / 10
     return 0, 0.0
+
+
+def _number(asked: float | Literal["auto"]) -> str:
+    return asked if isinstance(asked, str) else f"{asked:g}"
 
 
 def _device(compute: ComputeSpec, machines: Sequence[Machine]) -> str:

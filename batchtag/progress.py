@@ -35,6 +35,8 @@ class Figures:
     workers: int = 0
     """Those that gave a sign of life in the last seconds."""
     device: str = ""
+    gpus_each: float = 0.0
+    """GPUs of a worker, or the part of one."""
     openers: int = 0
     """Of one worker, at most; 0 while every worker opens its images itself."""
 
@@ -100,7 +102,9 @@ def line(figures: Figures) -> str:
         pieces.append(f"busy: {stages}; bottleneck {figures.bottleneck}")
     if figures.workers and figures.device:
         opened = f", {figures.openers} openers each" if figures.openers else ""
-        pieces.append(f"{figures.workers} worker{'s' * (figures.workers > 1)} on {figures.device}{opened}")
+        gpus = figures.workers * figures.gpus_each
+        place = f"{gpus:g} GPU{'s' * (gpus > 1)}" if gpus else figures.device
+        pieces.append(f"{figures.workers} worker{'s' * (figures.workers > 1)} on {place}{opened}")
     return " | ".join(pieces)
 
 
@@ -168,6 +172,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "bottleneck": figures.bottleneck,
         "workers": figures.workers,
         "device": figures.device,
+        "gpus_each": figures.gpus_each,
         "openers": figures.openers,
         "opened_elsewhere": figures.counters.num_elsewhere,
     }
@@ -191,5 +196,6 @@ def figures_of(record: Mapping[str, Any]) -> Figures:
         busy=this_run.get("busy", {}),
         workers=this_run.get("workers", 0),
         device=this_run.get("device", ""),
+        gpus_each=this_run.get("gpus_each", 0.0),
         openers=this_run.get("openers", 0),
     )

@@ -260,7 +260,7 @@ class _Run:
             max_failure_rate=self._spec.max_failure_rate,
             stall_timeout_s=self._spec.compute.stall_timeout_s,
         )
-        self._figures.device = place.device
+        self._figures.device, self._figures.gpus_each = place.device, place.gpus_per_actor
         self._took("ray", time.monotonic() - self._ray.start_s)
         self._phase("starting workers")
         began = time.monotonic()

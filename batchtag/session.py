@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TextIO
 
-from batchtag.errors import RunFailed
+from batchtag.errors import RunFailed, UsageError
 from batchtag.processes import available_cores, descendants, end, started
 from batchtag.tokens import auth_mode
 
@@ -44,8 +44,17 @@ _OBJECT_STORE_BYTES, _WITH_PIXELS_BYTES = 256 * 2**20, 2**30
 
 
 def address_of(asked: str) -> str:
-    """The cluster to join: what the job or the flag says, else RAY_ADDRESS, else "" for a private Ray."""
-    return asked or os.environ.get("RAY_ADDRESS", "")
+    """The cluster to join: what the job or the flag says, else RAY_ADDRESS, else "" for a private Ray.
+
+    Raises UsageError for a dashboard's address.
+    """
+    address = asked or os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"{address} is a dashboard, and takes jobs: `batchtag submit`. Here a cluster is joined (`auto` on one of "
+            "its machines, or head:6379)" + ("" if asked else "; unset RAY_ADDRESS to run on this machine alone")
+        )
+    return address
 
 
 def _remove_left_behind() -> None:

@@ -59,14 +59,15 @@ def main() -> None:
             number += 1
             out = folder / f"out-{number}"
             began = time.monotonic()
-            faults = disturbed(job(folder, out), nodes, dice, asked, left=asked.faults - done)
+            faults, tries = disturbed(job(folder, out), nodes, dice, asked, left=asked.faults - done)
             done += sum(faults.values())
             verified = command("verify", str(out)).wait() == 0
             same = verified and all(rows(out, table) == expected[table] for table in ROWS)
             good = good and same
             told = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "no fault"
+            proof = "passes" if verified else "FAILS"
             print(
-                f"run {number}: {told}; {time.monotonic() - began:.0f} s; verify {'passes' if verified else 'FAILS'}; "
+                f"run {number}: {told}; begun {tries} times; {time.monotonic() - began:.0f} s; verify {proof}; "
                 f"tables {'the same' if same else 'DIFFER'}",
                 flush=True,
             )
@@ -85,11 +86,11 @@ def job(folder: Path, out: Path) -> Path:
 
 def disturbed(
     path: Path, nodes: list[Node], dice: random.Random, asked: argparse.Namespace, *, left: int
-) -> Counter[str]:
-    """One job to its end, whatever happens to it meanwhile."""
+) -> tuple[Counter[str], int]:
+    """One job to its end, whatever happens to it meanwhile: the faults, and how often the command was given."""
     faults: Counter[str] = Counter()
     driver = command("run", str(path))
-    for _ in range(20):
+    for tries in range(1, 21):
         while driver.poll() is None:
             try:
                 driver.wait(timeout=dice.uniform(4, 12))
@@ -98,7 +99,7 @@ def disturbed(
                     kind = dice.choice(asked.kinds)
                     faults[kind] += FAULTS[kind](driver, nodes, dice)
         if driver.returncode == 0:
-            return faults
+            return faults, tries
         driver = command("run", str(path))
     raise SystemExit(f"batchtag run {path} did not end well in 20 tries")
 

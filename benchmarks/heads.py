@@ -29,9 +29,10 @@ class Head:
     metrics: str
     token: str = field(default="", repr=False)
 
-    def workers(self) -> list[psutil.Process]:
-        """The processes of this cluster that tag."""
-        return [one for one in psutil.Process(self.pid).children(recursive=True) if _title(one).startswith("ray::Map")]
+    def actors(self) -> list[psutil.Process]:
+        """The processes of this cluster that a run has made its own."""
+        mine = ("ray::Map", "ray::Monitor", "ray::Opener", "ray::_Arrival")
+        return [one for one in psutil.Process(self.pid).children(recursive=True) if _title(one).startswith(mine)]
 
     @property
     def environment(self) -> dict[str, str]:

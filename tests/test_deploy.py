@@ -69,6 +69,7 @@ def test_the_cluster_grows_spot_machines_of_several_kinds_and_its_head_does_no_w
     assert all(kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"} for kind in workers.values())
     assert sum("GPU" in kind["resources"] for kind in workers.values()) >= 2
     assert any("GPU" not in kind["resources"] for kind in workers.values())
+    assert cluster["max_workers"] == sum(kind["max_workers"] for kind in workers.values())
 
 
 def test_the_cluster_asks_for_a_token_keeps_its_dashboard_private_and_holds_no_key(cluster: dict[str, Any]) -> None:
@@ -77,8 +78,12 @@ def test_the_cluster_asks_for_a_token_keeps_its_dashboard_private_and_holds_no_k
     assert "RAY_AUTH_MODE=token" in head
     assert "RAY_AUTH_MODE=token" in worker
     assert "--dashboard-host=127.0.0.1" in head
-    kinds = cluster["available_node_types"].values()
-    assert all(kind["node_config"]["IamInstanceProfile"]["Name"] for kind in kinds)
+    profiles = {
+        name: kind["node_config"]["IamInstanceProfile"]["Name"]
+        for name, kind in cluster["available_node_types"].items()
+    }
+    head_s = profiles.pop(cluster["head_node_type"])
+    assert head_s not in profiles.values(), "a head may start machines, whoever tags may not"
     assert "aws_secret" not in (ROOT / "cluster.yaml").read_text().lower()
 
 

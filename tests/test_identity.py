@@ -74,6 +74,13 @@ def test_what_differs_is_named_and_another_out_offered(
     assert "choose another --out" in caught.value.message
 
 
+def test_what_may_hold_a_secret_of_how_it_runs_is_not_stored(layout: Layout) -> None:
+    compute = {"env": {"HF_TOKEN": "hidden"}, "pip": ["--index-url=https://me:hidden@pypi.acme"], "address": "hidden"}
+    spec = job(compute=compute)
+    check_or_store(mine(spec), spec=spec, store=STORE, layout=layout)
+    assert b"hidden" not in STORE.read(layout.job).data
+
+
 def test_another_number_of_models_is_a_difference(layout: Layout) -> None:
     two = job(models=[{"kind": "constant", "name": "a"}, {"kind": "constant", "name": "b"}])
     with pytest.raises(OutputError, match=r"models was \[.* and is \["):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from batchtag.nodes import kinds_to_come
 from batchtag.placement import Machine, place, still_to_come
 from batchtag.spec import ComputeSpec, NodeKind
@@ -29,12 +27,13 @@ def test_what_ray_up_left_on_the_head_counts_where_the_job_says_nothing(tmp_path
 
     assert kinds(ComputeSpec()) == []
     bootstrap.write_text((ROOT / "cluster.yaml").read_text())
-    most = yaml.safe_load(bootstrap.read_text())["max_workers"]
-    assert still_to_come(kinds(ComputeSpec()), there=[HEAD]) == [GPU] * most
+    assert still_to_come(kinds(ComputeSpec()), there=[HEAD]) == [GPU] * 16 + [CPU] * 4
     assert kinds(ComputeSpec(), joined=False) == []
     assert kinds(ComputeSpec(may_grow_to=KINDS)) == KINDS
     bootstrap.write_text(bootstrap.read_text().replace("max_workers: 8", "max_workers: 0"))
     assert still_to_come(kinds(ComputeSpec()), there=[HEAD]) == [CPU] * 4
+    bootstrap.write_text(bootstrap.read_text().replace("max_workers: 20", "max_workers: 3"))
+    assert still_to_come(kinds(ComputeSpec()), there=[HEAD]) == [CPU] * 3
 
 
 def test_a_head_without_work_gets_workers_on_all_gpus_that_may_come() -> None:

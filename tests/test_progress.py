@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from batchtag.monitor import Counters, WorkerFigures
-from batchtag.progress import Figures, Progress, as_json, busy_shares, duration, line, sum_counters
+from batchtag.progress import Figures, Progress, as_json, busy_shares, duration, figures_of, line, sum_counters
 
 
 def counters(**sums: float) -> Counters:
@@ -31,6 +31,13 @@ def test_the_line_says_how_far_how_fast_what_failed_and_what_holds_it_up() -> No
         "2,500 of 10,000 images (25%) | 50.0/s | 2 min 30 s left | 4 failed (truncated 3, not_found 1) | "
         "busy: fetch 25% decode 50% predict 99%; bottleneck predict"
     )
+
+
+def test_the_line_counts_the_gpus_in_use() -> None:
+    figures = Figures(phase="tagging", total=10, workers=16, device="cuda", gpus_each=0.5)
+    assert line(figures).endswith(" | 16 workers on 8 GPUs")
+    assert line(figures_of({"this_run": as_json(figures)})).endswith(" | 16 workers on 8 GPUs"), "also from its record"
+    assert line(Figures(phase="tagging", total=10, workers=1, device="cpu")).endswith(" | 1 worker on cpu")
 
 
 def test_before_the_first_image_the_line_promises_nothing() -> None:

@@ -1,4 +1,4 @@
-"""A private Ray that does not start at once."""
+"""A private Ray that does not start at once, and an address that is nobody's to join."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from batchtag.errors import RunFailed
+from batchtag.errors import RunFailed, UsageError
 from batchtag.session import RaySession
 
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
@@ -52,3 +52,10 @@ def test_a_ray_that_never_comes_says_so(starts: list[str]) -> None:
     with pytest.raises(RunFailed, match="could not start Ray on this machine: The current node timed out"):
         session.ready.result()
     assert len(starts) == 9 + 3
+
+
+def test_a_dashboard_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `export RAY_ADDRESS=https://...` for `submit`, Ray itself would say "Invalid Ray address"."""
+    monkeypatch.setenv("RAY_ADDRESS", "https://ray.acme.internal")
+    with pytest.raises(UsageError, match=r"takes jobs: `batchtag submit`\..*; unset RAY_ADDRESS to run on"):
+        RaySession(address="", verbose=False)

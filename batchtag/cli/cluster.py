@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from batchtag.spec import JobSpec
 
 POLL_S = 2.0
+LOST_S = 600.0
+"""A driver writes its record every five seconds; one that has not for so long is not waited for."""
+CANCEL_S = 60
+"""Beyond the time that a driver has to end."""
+_UNHEARD = ("silent", "unknown")
 _NUMBERS = ("images", "images/s", "failed")
 _WIDE = 300
 """A table that nobody looks at on a terminal is not folded."""
@@ -90,19 +95,25 @@ def _send(cluster: Cluster, submission: Submission, *, as_json: bool) -> None:
 
 def _placement(cluster: Cluster, spec: JobSpec) -> str:
     """How the run would lie on the nodes that are there now, or why that cannot be told."""
+    from batchtag import models
     from batchtag.cluster.jobs import Jobs
-    from batchtag.errors import RunFailed
+    from batchtag.errors import ModelError, RunFailed
     from batchtag.placement import place, still_to_come
 
+    now = "; on the nodes that are there now: what an autoscaler may add, compute.may_grow_to tells"
+    now = "" if spec.compute.may_grow_to else now
     try:
         there = Jobs(cluster).machines()
-        to_come = still_to_come(spec.compute.may_grow_to, there=there)
-        told = place(spec.compute, there, to_come=to_come).reason
-    except (RunFailed, UsageError) as error:
+        cards = [models.describe(model) for model in spec.models]
+    except (RunFailed, ModelError) as error:
         return f"not known: {error.message}"
-    if not spec.compute.may_grow_to:
-        told += ". On the nodes that are there now: what an autoscaler may add, compute.may_grow_to tells"
-    return told
+    try:
+        to_come = still_to_come(spec.compute.may_grow_to, there=there)
+        return place(spec.compute, there, to_come=to_come, cards=cards).reason + now
+    except UsageError as error:
+        if not now:
+            raise
+        return f"none: {error.message}{now}"
 
 
 def _request(submission: Submission) -> dict[str, Any]:
@@ -131,7 +142,7 @@ def list_runs(address: Address = "", insecure: Insecure = False, as_json: Json =
         typer.echo(json.dumps([_plain(one) for one in found], indent=1, ensure_ascii=False))
         return
     table = Table(box=None)
-    for heading in ("run", "name", "state", "images", "images/s", "failed", "started", "output"):
+    for heading in ("run", "name", "state", "images", "images/s", "failed", "started (UTC)", "output"):
         table.add_column(heading, no_wrap=heading == "run", justify="right" if heading in _NUMBERS else "left")
     for one in found:
         figures = one.figures
@@ -153,10 +164,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How a run is doing, from its record in OUT; the cluster need not be within reach."""
-    one = _find(run, address, insecure)
-    if watch and not as_json:
-        one = _watch(run, one, address, insecure)
-    typer.echo(json.dumps(_plain(one), indent=1, ensure_ascii=False) if as_json else printable(one.line()))
+    watched = _Watched(run, address, insecure)
+    one = watched.until_over() if watch and not as_json else watched.look()
+    typer.echo(json.dumps(_plain(one), indent=1, ensure_ascii=False) if as_json else _lines(one))
 
 
 def wait(
@@ -166,28 +176,14 @@ def wait(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Wait until a run is over, and end with its exit code."""
-    one = _find(run, address, insecure)
-    while not one.is_over and quiet:
-        time.sleep(POLL_S)
-        one = _find(run, address, insecure)
-    if not one.is_over:
-        one = _watch(run, one, address, insecure)
-    typer.echo(printable(one.line()), err=True)
+    one = _Watched(run, address, insecure).until_over(quiet=quiet)
+    typer.echo(_lines(one), err=True)
     sys.exit(one.exit_code)
 
 
-def _watch(run: str, one: Standing, address: str, insecure: bool) -> Standing:
-    from rich.console import Console
-
-    from batchtag.progress import Figures, Progress
-
-    with Progress(Console(stderr=True)) as progress:
-        while not one.is_over:
-            phase = one.state if one.state != "running" or not one.record else ""
-            progress.show(Figures(phase=phase) if phase else one.figures)
-            time.sleep(POLL_S)
-            one = _find(run, address, insecure)
-    return one
+def _lines(one: Standing) -> str:
+    """One line, and below it what a driver that died said last."""
+    return "\n".join([printable(one.line()), *(f"  {printable(line)}" for line in one.last_lines)])
 
 
 def logs(
@@ -197,25 +193,32 @@ def logs(
     insecure: Insecure = False,
 ) -> None:
     """What a run's driver said, from the cluster."""
-    jobs, shown = _jobs_of(run, address, insecure), 0
+    jobs, shown, run = _jobs_of(run, address, insecure), 0, _submission_of(run)
     while True:
-        is_over = jobs.get(run).is_over
-        text = jobs.log(run)
-        sys.stdout.write(text[shown:])
-        sys.stdout.flush()
-        shown = len(text)
-        if is_over or not follow:
+        is_last = jobs.get(run).is_over or not follow
+        lines = jobs.log(run).split("\n")
+        whole = lines if is_last and lines[-1] else lines[:-1]
+        for line in whole[shown:]:
+            typer.echo(printable(line))
+        if is_last:
             return
+        shown = len(whole)
         time.sleep(POLL_S)
 
 
 def cancel(run: Submitted, address: Address = "", insecure: Insecure = False) -> None:
     """End a run: it keeps what is committed and gives everything back. `submit` again goes on from there."""
-    jobs = _jobs_of(run, address, insecure)
+    from batchtag.cluster.submission import STOP_WAIT_S
+    from batchtag.errors import RunFailed
+
+    jobs, run = _jobs_of(run, address, insecure), _submission_of(run)
     job = jobs.get(run)
     if not job.is_over:
         jobs.stop(run)
+        asked = time.monotonic()
         while not (job := jobs.get(run)).is_over:
+            if time.monotonic() - asked > STOP_WAIT_S + CANCEL_S:
+                raise RunFailed(f"{run} was told to end {STOP_WAIT_S + CANCEL_S} s ago, and is {job.status} still")
             time.sleep(POLL_S)
     typer.echo(printable(_stand(run, job.out, job).line()))
 
@@ -226,35 +229,76 @@ def _jobs_of(run: str, address: str, insecure: bool) -> Jobs:
     from batchtag.cluster.jobs import Jobs
     from batchtag.cluster.notes import find
 
-    note = find(run)
+    note = find(_submission_of(run))
     return Jobs(cluster_at(address or (note.address if note else ""), insecure=insecure))
 
 
-def _find(run: str, address: str, insecure: bool) -> Standing:
-    """How it is doing: an OUT's newest run, or a run by its id; the cluster is asked where it can be."""
-    from batchtag.cluster.notes import find
-    from batchtag.errors import RunFailed
-    from batchtag.storage import scheme_of
+def _submission_of(run: str) -> str:
+    """The id that was submitted: each driver that was begun for it has the time behind a dot, in records and rows."""
+    return run.partition(".")[0]
 
-    if "/" in run or scheme_of(run) != "file" or Path(run).is_dir():
-        return _newest(run)
-    note = find(run)
-    try:
-        jobs = _jobs_of(run, address, insecure)
-        job = jobs.get(run)
-    except (RunFailed, UsageError):
-        if note is None:
-            raise
-        return _stand(run, note.out, None, name=note.name)
-    one = _stand(run, job.out, job)
-    return one if one.state != "died" else _with_reason(one, jobs.last_lines(run))
+
+class _Watched:
+    """A run that is asked after again and again: of the cluster where it answers, else of its record in OUT."""
+
+    def __init__(self, run: str, address: str, insecure: bool) -> None:
+        from batchtag.cluster.notes import find
+        from batchtag.storage import scheme_of
+
+        self._is_out = "/" in run or scheme_of(run) != "file" or Path(run).is_dir()
+        self._run = run if self._is_out else _submission_of(run)
+        self._asked = address, insecure
+        note = None if self._is_out else find(self._run)
+        self._out, self._name = (note.out, note.name) if note else ("", "")
+        self._jobs: Jobs | None = None
+        self._trouble = ""
+
+    def look(self) -> Standing:
+        """How it is doing now. Raises what the cluster answered if there is nowhere else to look."""
+        from batchtag.errors import RunFailed
+
+        if self._is_out:
+            return _newest(self._run)
+        try:
+            self._jobs = self._jobs or _jobs_of(self._run, *self._asked)
+            job = self._jobs.get(self._run)
+        except (RunFailed, UsageError) as error:
+            if not self._out:
+                raise
+            self._jobs = None
+            if error.message != self._trouble:
+                self._trouble = error.message
+                typer.echo(f"batchtag: by its record alone, because {printable(error.message)}", err=True)
+            return _stand(self._run, self._out, None, name=self._name)
+        self._out, self._name = job.out, job.name
+        one = _stand(self._run, job.out, job)
+        return one if one.state != "died" else _with_reason(one, self._jobs.last_lines(self._run))
+
+    def until_over(self, *, quiet: bool = False) -> Standing:
+        """Shown on stderr meanwhile. Raises RunFailed when nothing has been heard of it for LOST_S."""
+        from rich.console import Console
+
+        from batchtag.errors import RunFailed
+        from batchtag.progress import Figures, Progress
+
+        heard = time.monotonic()
+        with Progress(Console(stderr=True), quiet=quiet) as progress:
+            while not (one := self.look()).is_over:
+                if one.state not in _UNHEARD:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > LOST_S:
+                    raise RunFailed(f"nothing has been heard of {self._run} for {LOST_S:.0f} s. {one.line()}")
+                phase = one.state if one.state != "running" or not one.record else ""
+                progress.show(Figures(phase=phase) if phase else one.figures)
+                time.sleep(POLL_S)
+        return one
 
 
 def _with_reason(one: Standing, lines: list[str]) -> Standing:
     from dataclasses import replace
 
     ours = [line.removeprefix("batchtag: ") for line in lines if line.startswith("batchtag: ")]
-    return replace(one, message=ours[-1] if ours else one.message)
+    return replace(one, message=ours[-1] if ours else one.message, last_lines=tuple(lines))
 
 
 def _newest(out: str) -> Standing:

@@ -38,8 +38,13 @@ def cluster_at(asked: str, *, insecure: bool = False) -> Cluster:
     address = (asked or os.environ.get("RAY_ADDRESS", "") or f"http://127.0.0.1:{DASHBOARD_PORT}").rstrip("/")
     if "://" not in address and address.endswith(f":{DASHBOARD_PORT}"):
         address = f"http://{address}"
-    cluster = Cluster(address=address, token=find_token())
     url = urlsplit(address if "://" in address else f"ray://{address}")
+    if url.username or url.password:
+        raise UsageError(
+            f"the address of {url.hostname} holds a name or a password, which would be kept and shown; take it out. "
+            "A cluster's token is RAY_AUTH_TOKEN"
+        )
+    cluster = Cluster(address=address, token=find_token())
     if insecure or address == "auto" or is_loopback(url.hostname or ""):
         return cluster
     if url.scheme != "https":

@@ -81,20 +81,23 @@ class _Driver:
         return code
 
 
-def _why(number: int, kills: int) -> str:
+def _why(number: int, kills: int | None) -> str:
     if number != signal.SIGKILL:
         return ""
-    if _memory_kills() > kills:
-        return ": the head ran out of memory (its container's limit was reached)"
-    return ", most likely by the kernel for want of memory: give the head more"
+    now = _memory_kills()
+    if now is None:
+        return ", perhaps by the kernel for want of memory: its counter cannot be read here"
+    if kills is not None and now > kills:
+        return ": the head ran out of memory (its container's limit was reached); give it more"
+    return ", and not for want of its container's memory"
 
 
-def _memory_kills() -> int:
+def _memory_kills() -> int | None:
     """How often the kernel killed a process of this container because its memory was used up (cgroup v2)."""
     try:
         facts = dict(line.split() for line in _EVENTS.read_text().splitlines())
     except (OSError, ValueError):
-        return 0
+        return None
     return int(facts.get("oom_kill", 0))
 
 

@@ -22,6 +22,7 @@ from batchtag.cluster.address import Cluster
 from batchtag.cluster.submission import JOB_FILE, Submission
 from batchtag.errors import BatchtagError, RunFailed, UsageError
 from batchtag.placement import Machine
+from batchtag.tokens import auth_mode
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -57,6 +58,9 @@ class Jobs:
         """Asks the cluster for its version. Raises RunFailed when it does not answer, or not to us."""
         self._cluster = cluster
         with self._words():
+            if "://" not in cluster.address and "RAY_AUTH_MODE" not in os.environ:
+                # `auto` and host:6379 lead Ray to the dashboard by way of the head's own port; read at its import.
+                os.environ["RAY_AUTH_MODE"] = auth_mode(cluster.address)
             from ray.job_submission import JobSubmissionClient
 
             logging.getLogger("ray").setLevel(logging.ERROR)

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from batchtag.cluster.jobs import RayJob
@@ -42,6 +42,8 @@ class Standing:
     message: str = ""
     started: str = ""
     driver_code: int | None = None
+    last_lines: tuple[str, ...] = ()
+    """What the driver of a run that died said last."""
 
     @property
     def is_over(self) -> bool:
@@ -62,7 +64,8 @@ class Standing:
         said = f"{self.run_id}: {self.state.replace('_', ' ')}"
         if self.is_over:
             done = f", {self.record['num_done']:,} of {self.record['num_images']:,} images" if self.record else ""
-            return f"{said}{done}{f': {self.message}' if self.message else ''}"
+            code = f", exit code {self.driver_code}" if self.state == "died" and self.driver_code is not None else ""
+            return f"{said}{code}{done}{f': {self.message}' if self.message else ''}"
         if self.state == "silent":
             said += f" for {duration(age_s(self.record))}"
         return f"{said} | {line(self.figures)}" if self.record else said
@@ -112,7 +115,8 @@ def _began(record: dict[str, Any]) -> float:
 
 
 def _time(job: RayJob | None) -> str:
-    return datetime.fromtimestamp(job.started).astimezone().isoformat(timespec="seconds") if job else ""
+    """As records have it."""
+    return datetime.fromtimestamp(job.started, UTC).isoformat(timespec="seconds") if job else ""
 
 
 def read_record(run_id: str, *, store: Store, layout: Layout) -> dict[str, Any]:

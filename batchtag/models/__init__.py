@@ -20,7 +20,7 @@ from batchtag.records import ModelCard, Prediction
 if TYPE_CHECKING:
     from batchtag.models.spec import ModelSpec
 
-__all__ = ["Model", "Runtime", "load", "prepare"]
+__all__ = ["Model", "Runtime", "describe", "load", "prepare"]
 ON_CPU = Runtime()
 
 
@@ -63,6 +63,23 @@ def prepare(spec: ModelSpec) -> ModelCard:
             return constant.prepare(spec)
         case _:
             assert_never(spec)
+
+
+def describe(spec: ModelSpec) -> ModelCard:
+    """The card that `prepare` gives, with no weights fetched or checked. Raises as it does."""
+    from batchtag.models.spec import CheckpointSpec, TorchvisionSpec
+
+    match spec:
+        case TorchvisionSpec():
+            from batchtag.models import torchvision
+
+            return torchvision.describe(spec)
+        case CheckpointSpec():
+            from batchtag.models import checkpoint
+
+            return checkpoint.describe(spec)
+        case _:
+            return prepare(spec)
 
 
 def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:

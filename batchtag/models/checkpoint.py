@@ -187,6 +187,11 @@ def prepare(spec: CheckpointSpec) -> ModelCard:
     return _card(spec, described)
 
 
+def describe(spec: CheckpointSpec) -> ModelCard:
+    """The card by model.json alone."""
+    return _card(spec, _read(spec))
+
+
 def load(spec: CheckpointSpec, *, runtime: Runtime) -> Detector | Classifier:
     """The model, ready to look, in float32 also where its weights are stored in float16."""
     described = _read(spec)

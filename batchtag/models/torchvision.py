@@ -30,7 +30,7 @@ _BORROWED = Lock()
 
 def prepare(spec: TorchvisionSpec) -> ModelCard:
     """The card, with the weights on this machine and checked."""
-    card = _card(spec)
+    card = describe(spec)
     weights = published_weights(spec)
     if weights is not None:
         fetch_weights(weights.url, sha256_prefix(weights.url))
@@ -40,7 +40,7 @@ def prepare(spec: TorchvisionSpec) -> ModelCard:
 def load(spec: TorchvisionSpec, *, runtime: Runtime) -> Detector | Classifier:
     """The model, ready to look."""
     task = architectures.task_of(spec.builder, asked=spec.task)
-    card = _card(spec)
+    card = describe(spec)
     network = _network(spec, task=task)
     if task == "detect":
         return Detector(network, card=card, runtime=runtime)
@@ -81,7 +81,8 @@ def usable_weights(builder: str) -> dict[str, WeightsEnum]:
     return {member.name: member for member in get_model_weights(builder) if member.meta["categories"]}
 
 
-def _card(spec: TorchvisionSpec) -> ModelCard:
+def describe(spec: TorchvisionSpec) -> ModelCard:
+    """The card by torchvision's own table of weights, none of which is fetched."""
     task = architectures.task_of(spec.builder, asked=spec.task)
     weights = published_weights(spec)
     described = _described(spec)

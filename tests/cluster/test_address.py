@@ -33,6 +33,14 @@ def test_an_address_without_tls_or_token_is_refused_unless_somebody_insists(addr
     assert cluster_at(address, insecure=True).address.endswith(address)
 
 
+@pytest.mark.parametrize("insecure", [False, True])
+def test_an_address_with_a_password_is_refused_and_not_repeated(insecure: bool) -> None:
+    """It would be in notes, in what is printed, and in the place of the token."""
+    with pytest.raises(UsageError, match=r"^the address of ray.acme.internal holds a name or a password") as refused:
+        cluster_at("https://me:hidden@ray.acme.internal", insecure=insecure)
+    assert "hidden" not in refused.value.message
+
+
 def test_tls_with_a_token_and_this_machine_are_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("http://127.0.0.1:8265", "http://localhost:8265", "http://[::1]:8265", "127.0.0.1:6379", "auto"):
         assert cluster_at(f"{address}/").address == address

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,17 @@ import psutil
 import pytest
 import yaml
 
+from batchtag.cli import cluster as cli
+from batchtag.cluster.notes import Note, keep
+from batchtag.layout import Layout
+from batchtag.record import RunReport
+from batchtag.storage.local import LocalStore
 from batchtag.verify import verify
 from benchmarks.heads import Head
 from tests.line.test_line import draw, sql
-from tests.started import Said, Typed
+from tests.started import Said, Start, Typed
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -74,15 +83,16 @@ def wait_for_driver(run: str, before: set[str]) -> tuple[psutil.Process, str]:
     pytest.fail("no driver within a minute")
 
 
-def images_counted(head: Head, run: str) -> float:
-    """What Prometheus would read; the worker's last half second may not have been exported."""
+def counted(head: Head, run: str) -> dict[str, float]:
+    """What Prometheus would read of a run, by metric; the worker's last half second may not have been exported."""
     with urllib.request.urlopen(head.metrics) as page:
         lines = page.read().decode().splitlines()
-    return sum(
-        float(line.rsplit(" ", 1)[1])
-        for line in lines
-        if line.startswith("ray_batchtag_images_total{") and f'run="{run}.' in line
-    )
+    found: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("ray_batchtag_") and f'run="{run}.' in line:
+            name = line.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
+    return found
 
 
 def test_a_job_is_submitted_once_watched_and_its_tables_are_proven(
@@ -93,7 +103,13 @@ def test_a_job_is_submitted_once_watched_and_its_tables_are_proven(
     again = tell("submit", job)
     assert (again.out.strip(), "is under way already" in again.err) == (run, True)
     tell("wait", run)
-    assert 0 < images_counted(open_head, run) <= 300
+    metrics = counted(open_head, run)
+    drawn = set(re.findall(r"ray_batchtag_\w+", (ROOT / "deploy" / "grafana.json").read_text()))
+    gauges = {"ray_batchtag_bundles_in_hand", "ray_batchtag_openers"}
+    assert drawn - metrics.keys() - gauges == {"ray_batchtag_failures_total"}, "nothing failed; gauges end with workers"
+    assert 0 < metrics["ray_batchtag_images_total"] == metrics["ray_batchtag_tags_total"] <= 300
+    assert metrics["ray_batchtag_fetched_bytes_total"] > 100 * metrics["ray_batchtag_images_total"]
+    assert metrics["ray_batchtag_batches_total"] > 0
     assert verify(str(out)).ok
     ((count, by),) = sql(out, "select count(*), any_value(run_id) from images")
     assert (count, str(by).partition(".")[0]) == (300, run)
@@ -117,9 +133,12 @@ def test_a_cancelled_run_keeps_what_is_committed_gives_all_back_and_is_gone_on_w
     job = job_file(tmp_path, num_images=400, seconds_per_image=0.03)
     run = tell("submit", job).out.strip()
     wait_for_parts(out, 2)
+    asked, actors = time.monotonic(), head.actors()
+    assert len(actors) >= 2, "a worker and the monitor"
     assert tell("cancel", run).out.startswith(f"{run}: cancelled, ")
-    _, alive = psutil.wait_procs(head.workers(), timeout=30)
-    assert alive == []
+    _, alive = psutil.wait_procs(actors, timeout=max(0.0, asked + 30 - time.monotonic()))
+    assert (alive, head.actors()) == ([], [])
+    assert not Path(Layout(str(out)).lease).exists()
     committed = len(list((out / "images").glob("*.parquet")))
     assert 2 <= committed < 20
     tell("wait", run, code=130)
@@ -144,6 +163,13 @@ def test_a_wrong_token_or_none_gets_one_clear_line(
         f"batchtag: {head.address} does not accept {said}; set RAY_AUTH_TOKEN to the cluster's own\n"
     )
     assert refused.out == ""
+
+
+def test_the_head_s_own_port_leads_to_its_dashboard(start: Start, ask: Callable[[Head], Typed], head: Head) -> None:
+    """In a process of its own: whether there are tokens, Ray decides when it is imported."""
+    listed = ask(head)("list", "--json").out
+    said, story = start("list", "--json", "--address", head.gcs).communicate(timeout=60)
+    assert json.loads(said) == json.loads(listed), story
 
 
 def test_a_run_that_nobody_knows_and_a_cluster_that_is_not_there_get_one_line(
@@ -171,6 +197,28 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(
     assert tell("list", "--json").out == before
 
 
+def test_a_dry_run_fetches_no_weights_and_refuses_what_can_never_be_placed(
+    ask: Callable[[Head], Typed], open_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHTAG_WEIGHTS", "/nowhere")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    tell, path = ask(open_head), Path(job_file(tmp_path, cpus_per_actor=4))
+    content = yaml.safe_load(path.read_text()) | {"models": [{"kind": "torchvision", "builder": "resnet50"}]}
+    path.write_text(yaml.safe_dump(content))
+    told = json.loads(tell("submit", str(path), "--dry-run").out)["placement"]
+    assert told.startswith("none: compute asks for 1 actors x 4 CPUs, each on one machine of 3 CPUs"), told
+    assert told.endswith("compute.may_grow_to tells"), "an autoscaler may have a larger one"
+    content["compute"]["may_grow_to"] = [{"nodes": 2, "cpus": 3}]
+    path.write_text(yaml.safe_dump(content))
+    refused = tell("submit", str(path), "--dry-run", code=2)
+    assert "\nbatchtag: compute asks for 1 actors x 4 CPUs, each on one machine of 3, 3 CPUs" in refused.err
+    content["compute"]["may_grow_to"] = [{"nodes": 2, "cpus": 8}]
+    path.write_text(yaml.safe_dump(content))
+    told = json.loads(tell("submit", str(path), "--dry-run").out)["placement"]
+    assert told.startswith("1 worker on cpu ("), told
+    assert told.endswith("; 1 of 3 nodes are there"), told
+
+
 def test_a_driver_that_is_killed_says_why_and_with_retries_the_run_goes_on(
     ask: Callable[[Head], Typed], open_head: Head, tmp_path: Path
 ) -> None:
@@ -184,11 +232,41 @@ def test_a_driver_that_is_killed_says_why_and_with_retries_the_run_goes_on(
         driver.kill()
         killed.add(name)
     ended = tell("wait", run, code=137)
-    assert f"{run}: died" in ended.err
+    assert f"{run}: died, exit code 137, " in ended.err
     assert "was killed by SIGKILL" in ended.err
-    log = tell("logs", run).out
+    assert "  batchtag: beginning again, 1 of 1 retries left" in ended.err, "the last lines of its log"
+    (died,) = [one for one in json.loads(tell("list", "--json").out) if one["run_id"] == run]
+    assert (died["state"], died["driver_code"]) == ("died", 137)
+    log = tell("logs", f"{run}.20261122000000").out
     assert len(killed) == 2
     assert all(f"the driver of {name} was killed by SIGKILL" in log for name in killed)
     assert "beginning again, 1 of 1 retries left" in log
     ((count, distinct),) = sql(out, "select count(*), count(distinct uri) from images")
     assert count == distinct
+    again = tell("submit", job).out.strip()
+    driver, _ = wait_for_driver(again, set())
+    wait_for_parts(out, len(list((out / "images").glob("*.parquet"))) + 1)
+    driver.kill()
+    tell("wait", again, "-q")
+    assert verify(str(out)).ok
+
+
+def test_a_run_of_which_nothing_is_heard_is_not_waited_for_for_ever(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver was killed and its cluster has gone: the note and the record alone would say "running" for ever."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(cli, "POLL_S", 0.01)
+    monkeypatch.setattr(cli, "LOST_S", 0.05)
+    out, run = str(tmp_path / "out"), "batchtag-0123456789ab"
+    keep(Note(run_id=run, address="http://127.0.0.1:9", out=out, name="shelves"))
+    report = RunReport(run_id=f"{run}.1", out=out, started_at="2026-11-21T10:00:00+00:00", num_images=5)
+    report.store(store=LocalStore(), layout=Layout(out))
+    record = Path(Layout(out).run(f"{run}.1"))
+    old = json.loads(record.read_text()) | {"state": "running", "updated_at": "2026-11-21T10:00:00+00:00"}
+    record.write_text(json.dumps(old))
+    for words in (("wait", run), ("wait", "-q", run), ("status", "--watch", run), ("wait", out)):
+        code, _, told = typed(*words)
+        assert code == 1
+        assert "batchtag: nothing has been heard of " in told
+        assert ("by its record alone, because no Ray cluster answers at http://127.0.0.1:9" in told) == (run in words)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 
 from batchtag.verify import verify
@@ -23,12 +25,17 @@ def test_a_job_for_gpus_brings_nodes_to_a_head_that_is_alone(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("of another cluster")
-    draw(tmp_path / "pictures", 100)
+    draw(tmp_path / "pictures", 300)
     with TemporaryDirectory(prefix="bt-", dir="/tmp") as short, head(Path(short), 2) as process:
         assert num_raylets(process) == 1
         run = start("run", str(job(tmp_path, tmp_path / "out", 2)), "--json")
-        answer, story = run.communicate(timeout=180)
+        most = 1
+        while run.poll() is None:
+            most = max(most, num_raylets(process))
+            with suppress(psutil.TimeoutExpired):
+                process.wait(timeout=0.2)
+        answer, story = run.communicate()
         assert run.returncode == 0, story
-        assert num_raylets(process) > 1
+        assert most >= 3, "the head, and both nodes with GPUs"
     assert json.loads(answer)["placement"].startswith("2 workers on cuda")
     assert verify(str(tmp_path / "out")).ok

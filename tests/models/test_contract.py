@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from torchvision import models as published
 
-from batchtag.models import Model, Runtime, load, prepare
+from batchtag.models import Model, Runtime, describe, load, prepare
 from batchtag.models.checkpoint import save_checkpoint
 from batchtag.models.spec import CheckpointSpec, ConstantSpec, CropsOf, ModelSpec, TorchvisionSpec
 from batchtag.records import Prediction
@@ -170,6 +170,7 @@ def test_no_more_findings_are_given_than_were_asked_for(case: Case, odd_images: 
 def test_the_card_is_known_before_the_model_is_loaded_and_crosses_processes(case: Case) -> None:
     card = prepare(case.spec)
     assert card == case.model.card
+    assert describe(case.spec) == card, "which needs no weights"
     assert pickle.loads(pickle.dumps(card)) == card
     assert card.kind == ("object" if "detect" in str(case.spec) or card.labels[0] == "" else "class")
 
