@@ -95,6 +95,8 @@ def place(
     CPUs, one actor of 15 would be waited for in vain.
     """
     num_there, machines = len(machines), [*machines, *to_come]
+    if not machines:
+        raise UsageError("the cluster has no machine that is alive; try again when one is there")
     device = _device(compute, machines)
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
     gpus = (1.0 if compute.gpus_per_actor == "auto" else compute.gpus_per_actor) if device == "cuda" else 0.0

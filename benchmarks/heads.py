@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -91,16 +93,19 @@ def ray_head(folder: Path, *, token: str = "", python: str = sys.executable) -> 
 
 
 def wait_for(head: Head, process: psutil.Popen, log: Path) -> None:
-    headers = {"Authorization": f"Bearer {head.token}"} if head.token else {}
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(urllib.request.Request(f"{head.address}/api/jobs/", headers=headers)):
+        with suppress(urllib.error.URLError, ConnectionError):
+            _answer(head, "/api/jobs/")
+            if _answer(head, "/api/v0/nodes")["data"]["result"]["result"]:  # its own comes some time after it answers
                 return
-        except (urllib.error.URLError, ConnectionError):
-            try:
-                process.wait(timeout=0.2)
-            except psutil.TimeoutExpired:
-                continue
+        with suppress(psutil.TimeoutExpired):
+            process.wait(timeout=0.2)
     raise AssertionError(f"no dashboard within a minute: {log.read_text()}")
+
+
+def _answer(head: Head, path: str) -> Any:
+    headers = {"Authorization": f"Bearer {head.token}"} if head.token else {}
+    with urllib.request.urlopen(urllib.request.Request(f"{head.address}{path}", headers=headers)) as answer:
+        return json.load(answer)

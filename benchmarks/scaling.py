@@ -3,8 +3,9 @@
     python -m benchmarks.scaling [--actors 1 2 4 8 16 32] [--rate 25] [--seconds 40] [--json FILE]
 
 Each actor holds one logical GPU and runs `constant` at a fixed latency (25 images/s), which sleeps as a busy GPU does,
-so what is measured is the line, Ray and one head, not these cores. The rate is that of the middle half of the run's
-commits (workers start one after another, and end so): images committed in it, by its time. `batchtag verify` must pass.
+so what is measured is the line, Ray and one head, not these cores. The rate is the slope of images committed by time in
+the middle half of the run (workers start one after another, and end so): the least squares' line, because bundles end in
+pairs, and a stretch from one commit to another has one pair too many or too few. `batchtag verify` must pass.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import yaml
 from ray.cluster_utils import Cluster
 
@@ -76,8 +78,10 @@ def measure(folder: Path, address: str, *, actors: int, rate: float, seconds: fl
             "select epoch(any_value(tagged_at)) as moment, count(*) "
             f"from read_parquet('{out}/images/*.parquet', filename=true) group by filename order by moment"
         ).fetchall()
-    middle = rows[len(rows) // 4 : 3 * len(rows) // 4 + 1]
-    return float(sum(count for _, count in middle[1:]) / (middle[-1][0] - middle[0][0]))
+    moments = np.array([moment for moment, _ in rows])
+    done = np.cumsum([count for _, count in rows])
+    middle = slice(len(rows) // 4, 3 * len(rows) // 4 + 1)
+    return float(np.polyfit(moments[middle] - moments[0], done[middle], 1)[0])
 
 
 if __name__ == "__main__":

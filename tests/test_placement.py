@@ -186,6 +186,12 @@ def test_what_the_job_asks_for_is_obeyed() -> None:
     assert place(ComputeSpec(cpus_per_actor=4), [node(16)]).actors == 3
 
 
+def test_a_cluster_without_a_machine_is_told() -> None:
+    """As a head's dashboard says for a moment after its start."""
+    with pytest.raises(UsageError, match="the cluster has no machine that is alive"):
+        place(AUTO, [])
+
+
 @pytest.mark.parametrize(
     ("asked", "machines"),
     [
