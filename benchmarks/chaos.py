@@ -2,13 +2,13 @@
 
     python -m benchmarks.chaos [--faults 20] [--images 20000] [--kinds raylet worker actor driver notice network]
 
-A head and three worker nodes, each node a raylet of its own in a network namespace of its own (which needs root).
-While `batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a node that ended, for this or
-another reason, comes again three seconds later), of any of a node's worker processes, of an actor that tags, of the
-driver (the same command is given again), a node that is told to end (SIGTERM, as a spot machine's notice is handed on),
-or a node whose network is cut for 30 s. Each run gets four faults at most. Every run must end, `batchtag verify` must
-pass, and the tables must hold the rows of an undisturbed run but for run_id and tagged_at. Prints a line a run; exits 1
-if one fails. A short form runs with the tests (`tests/line/test_chaos.py`).
+A head and three worker nodes with a logical GPU each, every node a raylet of its own in a network namespace of its own
+(which needs root). While `batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a node that
+ended, for this or another reason, comes again three seconds later), of any of a node's worker processes, of an actor
+that tags, of the driver (the same command is given again), a node that is told to end (SIGTERM, as a spot machine's
+notice is handed on), or a node whose network is cut for 30 s. Each run gets four faults at most. Every run must end,
+`batchtag verify` must pass, and the tables must hold the rows of an undisturbed run but for run_id and tagged_at.
+Prints a line a run; exits 1 if one fails. A short form runs with the tests (`tests/line/test_chaos.py`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, cluster(Path(name), asked.nodes) as nodes:
         folder = Path(name)
         draw(folder / "pictures", num_images=asked.images)
-        if command("run", str(job(folder, folder / "reference"))).wait():
+        if command("run", str(job(folder, folder / "reference", len(nodes)))).wait():
             raise SystemExit(f"the undisturbed run did not end well: {story()}")
         expected = {table: rows(folder / "reference", table) for table in ROWS}
         number = 0
@@ -59,7 +59,7 @@ def main() -> None:
             number += 1
             out = folder / f"out-{number}"
             began = time.monotonic()
-            faults, tries = disturbed(job(folder, out), nodes, dice, asked, left=asked.faults - done)
+            faults, tries = disturbed(job(folder, out, len(nodes)), nodes, dice, asked, left=asked.faults - done)
             done += sum(faults.values())
             verified = command("verify", str(out)).wait() == 0
             same = verified and all(rows(out, table) == expected[table] for table in ROWS)
@@ -74,14 +74,14 @@ def main() -> None:
     sys.exit(0 if good else 1)
 
 
-def job(folder: Path, out: Path) -> Path:
-    """A job that keeps a worker on every node busy for some 30 s, in bundles of about a second."""
-    return write_job(
-        folder,
-        out,
-        seconds_per_image=0.005,
-        compute={"address": f"{HEAD_IP}:{PORT}", "cpus_per_actor": 2, "bundle_size": 200},
-    )
+def job(folder: Path, out: Path, num_nodes: int) -> Path:
+    """A job that keeps the (logical) GPU of every node busy for some 30 s, in bundles of about a second.
+
+    Nodes that are not there yet are promised, or a driver that begins while none is there would find no GPU.
+    """
+    compute = {"address": f"{HEAD_IP}:{PORT}", "device": "cuda", "cpus_per_actor": 2, "bundle_size": 200}
+    compute["may_grow_to"] = [{"nodes": num_nodes, "cpus": 2, "gpus": 1}]
+    return write_job(folder, out, seconds_per_image=0.005, compute=compute)
 
 
 def disturbed(
@@ -125,7 +125,7 @@ class Node:
 
     def start(self) -> None:
         """A raylet, its agents, and what they will start; begun again whenever it ends, as a cluster's manager does."""
-        words = f"ip netns exec {self._name} {RAY} start --block --address={HEAD_IP}:{PORT} --num-cpus=2"
+        words = f"ip netns exec {self._name} {RAY} start --block --address={HEAD_IP}:{PORT} --num-cpus=2 --num-gpus=1"
         words += f" --node-ip-address={self._ip} --object-store-memory={96 * 2**20}"
 
         def keep() -> None:

@@ -4,7 +4,7 @@
 
 Each actor holds one logical GPU and runs `constant` at a fixed latency (25 images/s), which sleeps as a busy GPU does,
 so what is measured is the line, Ray and one head, not these cores. The rate is the slope of images committed by time in
-the middle half of the run (workers start one after another, and end so): the least squares' line, because bundles end in
+the middle half of the run (workers start one after another, and end so), by least squares, because bundles end in
 pairs, and a stretch from one commit to another has one pair too many or too few. `batchtag verify` must pass.
 """
 

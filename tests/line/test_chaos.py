@@ -41,7 +41,7 @@ def test_faults_cost_time_and_not_one_row(tag: Tag, tmp_path: Path, monkeypatch:
     draw(tmp_path / "pictures", num_images=NUM_IMAGES)
     tag(str(tmp_path / "pictures"), str(tmp_path / "undisturbed"), max_failure_rate=1.0)
     out, dice = tmp_path / "out", random.Random(0)
-    path = job(tmp_path, out)
+    path = job(tmp_path, out, num_nodes=2)
     happened: list[str] = []
     with TemporaryDirectory(prefix="bt-", dir="/tmp") as short, cluster(Path(short), 2) as nodes:
         driver = command("run", str(path))
