@@ -1,10 +1,10 @@
 """What makes two runs the same job: all that decides the rows, as `_batchtag/job.json`, and what differs if it does.
 
-The models by digest, their labels by digest, the decode rules, the source, and the precision unless it is float32. Not
-how it is run (the rest of `compute`), nor how many failures are allowed, nor any secret: storage options are left out,
-since other credentials are the same job. A model's `task` only checks what the model is, and flags say it where a file
-need not. Nor the thresholds for readers, which decide no row: they are in a file of their own, and the last run's
-count, so a model that was evaluated again brings its new ones into tables that are there already.
+The models by digest, their labels by digest, the decode rules, the source, and the precision. Not how it is run (the
+rest of `compute`), nor how many failures are allowed, nor any secret: storage options are left out, since other
+credentials are the same job. A model's `task` only checks what the model is, and flags say it where a file need not.
+Nor the thresholds for readers, which decide no row: they are in a file of their own, and the last run's count, so a
+model that was evaluated again brings its new ones into tables that are there already.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ def identity(spec: JobSpec, cards: Sequence[ModelCard]) -> dict[str, Any]:
         }
         for model, card in zip(spec.models, cards, strict=True)
     ]
-    precision = spec.compute.precision
     return {
         "version": spec.version,
         "source": spec.source.model_dump(mode="json", exclude=_SECRET),
         "decode": spec.decode.model_dump(mode="json", exclude={"timeout_s"}),
         "models": models,
-        **({} if precision == "float32" else {"precision": precision}),
+        "precision": spec.compute.precision,
     }
 
 
@@ -104,11 +103,15 @@ def check_same(mine: dict[str, Any], theirs: dict[str, Any], *, layout: Layout) 
 
 def read_job(*, store: Store, layout: Layout) -> dict[str, Any] | None:
     """The job of OUT as stored; None if there is none."""
-    found = read_json(layout.job, store=store, build=lambda content: content | {"first_run": None})
-    if found is None:
-        return None
-    found[0].pop("first_run")
-    return found[0]
+    found = read_json(layout.job, store=store, build=_without_how)
+    return None if found is None else found[0]
+
+
+def _without_how(content: dict[str, Any]) -> dict[str, Any]:
+    """The job alone. One of before precision was part of it has it among how it was first run."""
+    how = content.get("first_run", {}).get("compute", {})
+    precision = content.get("precision", how.get("precision", "float32"))
+    return {key: value for key, value in content.items() if key != "first_run"} | {"precision": precision}
 
 
 def differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 from batchtag.errors import RunFailed, UsageError
 from batchtag.processes import available_cores, descendants, end, started
@@ -50,8 +51,9 @@ def address_of(asked: str) -> str:
     """
     address = asked or os.environ.get("RAY_ADDRESS", "")
     if address.startswith(("http://", "https://")):
+        host = urlsplit(address).netloc.rpartition("@")[2]
         raise UsageError(
-            f"{address} is a dashboard, and takes jobs: `batchtag submit`. Here a cluster is joined (`auto` on one of "
+            f"{host} is a dashboard, and takes jobs: `batchtag submit`. Here a cluster is joined (`auto` on one of "
             "its machines, or head:6379)" + ("" if asked else "; unset RAY_ADDRESS to run on this machine alone")
         )
     return address
@@ -190,6 +192,8 @@ class RaySession:
             self._init()
             self.start_s = time.monotonic() - began
         except Exception as error:  # a thread's end: handed to whoever waits
+            if "ray" in sys.modules:
+                sys.modules["ray"].shutdown()
             place = f"join the Ray cluster at {self._address}" if self._address else "start Ray on this machine"
             self.ready.set_exception(RunFailed(f"could not {place}: {' '.join(str(error).split())}"))
             return

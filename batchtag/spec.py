@@ -64,7 +64,7 @@ class NodeKind(Spec):
 
 
 class ComputeSpec(Spec):
-    """How to run it. Changes nothing in the tables, so it may differ from run to run of one job."""
+    """How to run it. But for `precision`, it changes nothing in the tables, and may differ from run to run of a job."""
 
     address: str = ""
     """A Ray cluster to join; by default a private Ray on this machine, or RAY_ADDRESS."""

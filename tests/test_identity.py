@@ -61,7 +61,7 @@ def test_the_same_job_goes_on_and_a_new_out_takes_it(layout: Layout) -> None:
         ({}, {"labels": ("cat", "cow")}, r"models\[0\]\.labels_sha256 was"),
         ({}, {"name": "other"}, r'models\[0\]\.id was "scene@0123456789ab" and is "other@0123456789ab" now'),
         ({"models": [{"kind": "torchvision", "builder": "resnet50", "max_tags": 1}]}, {}, r"spec\.max_tags was 0"),
-        ({"compute": {"precision": "bfloat16"}}, {}, r'precision was null and is "bfloat16" now'),
+        ({"compute": {"precision": "bfloat16"}}, {}, r'precision was "float32" and is "bfloat16" now'),
     ],
 )  # fmt: skip
 def test_what_differs_is_named_and_another_out_offered(
@@ -72,6 +72,16 @@ def test_what_differs_is_named_and_another_out_offered(
         check_or_store(mine(job(**changes), **cards), spec=job(**changes), store=STORE, layout=layout)
     assert caught.value.message.startswith(f"{layout.out} holds the tables of another job: ")
     assert "choose another --out" in caught.value.message
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_job_of_before_precision_was_part_of_it_goes_on_in_the_same(layout: Layout, precision: str) -> None:
+    spec = job(compute={"precision": precision})
+    check_or_store(mine(spec), spec=spec, store=STORE, layout=layout)
+    content = json.loads(STORE.read(layout.job).data)
+    assert content.pop("precision") == content["first_run"]["compute"]["precision"] == precision
+    STORE.write(layout.job, json.dumps(content).encode())
+    assert read_job(store=STORE, layout=layout) == mine(spec)
 
 
 def test_what_may_hold_a_secret_of_how_it_runs_is_not_stored(layout: Layout) -> None:

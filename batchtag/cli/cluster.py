@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 LOST_S = 600.0
-"""A driver writes its record every five seconds; one that has not for so long is not waited for."""
+"""A driver writes its record every five seconds; one that is silent is waited for so much longer."""
+SURE_S = 20.0
+"""A record that says the end must stand for so long where the cluster is not heard: a driver may be begun again."""
 CANCEL_S = 60
 """Beyond the time that a driver has to end."""
 _UNHEARD = ("silent", "unknown")
+_NOW = "; on the nodes that are there now: what an autoscaler may add, compute.may_grow_to tells"
 _NUMBERS = ("images", "images/s", "failed")
 _WIDE = 300
 """A table that nobody looks at on a terminal is not folded."""
@@ -94,24 +98,29 @@ def _send(cluster: Cluster, submission: Submission, *, as_json: bool) -> None:
 
 
 def _placement(cluster: Cluster, spec: JobSpec) -> str:
-    """How the run would lie on the nodes that are there now, or why that cannot be told."""
+    """How the run would lie on the nodes that are there and may come, or why that cannot be told.
+
+    Raises UsageError where all that may come is known, and the run fits nowhere.
+    """
     from batchtag import models
     from batchtag.cluster.jobs import Jobs
     from batchtag.errors import ModelError, RunFailed
     from batchtag.placement import place, still_to_come
 
-    now = "; on the nodes that are there now: what an autoscaler may add, compute.may_grow_to tells"
-    now = "" if spec.compute.may_grow_to else now
+    now = "" if spec.compute.may_grow_to else _NOW
     try:
         there = Jobs(cluster).machines()
-        cards = [models.describe(model) for model in spec.models]
-    except (RunFailed, ModelError) as error:
+    except RunFailed as error:
         return f"not known: {error.message}"
+    try:
+        cards = [models.describe(model) for model in spec.models]
+    except ModelError as error:  # the cluster may have what this machine has not
+        cards, now = [], f"{now}; as if models were light: {error.message}"
     try:
         to_come = still_to_come(spec.compute.may_grow_to, there=there)
         return place(spec.compute, there, to_come=to_come, cards=cards).reason + now
     except UsageError as error:
-        if not now:
+        if spec.compute.may_grow_to:
             raise
         return f"none: {error.message}{now}"
 
@@ -235,7 +244,7 @@ def _jobs_of(run: str, address: str, insecure: bool) -> Jobs:
 
 def _submission_of(run: str) -> str:
     """The id that was submitted: each driver that was begun for it has the time behind a dot, in records and rows."""
-    return run.partition(".")[0]
+    return re.sub(r"\.\d+$", "", run)
 
 
 class _Watched:
@@ -250,8 +259,10 @@ class _Watched:
         self._asked = address, insecure
         note = None if self._is_out else find(self._run)
         self._out, self._name = (note.out, note.name) if note else ("", "")
+        self._since = 0.0
         self._jobs: Jobs | None = None
         self._trouble = ""
+        self._is_heard = True
 
     def look(self) -> Standing:
         """How it is doing now. Raises what the cluster answered if there is nowhere else to look."""
@@ -265,12 +276,12 @@ class _Watched:
         except (RunFailed, UsageError) as error:
             if not self._out:
                 raise
-            self._jobs = None
+            self._jobs, self._is_heard = None, False
             if error.message != self._trouble:
                 self._trouble = error.message
                 typer.echo(f"batchtag: by its record alone, because {printable(error.message)}", err=True)
-            return _stand(self._run, self._out, None, name=self._name)
-        self._out, self._name = job.out, job.name
+            return _stand(self._run, self._out, None, name=self._name, since=self._since)
+        self._is_heard, self._out, self._name, self._since = True, job.out, job.name, job.started
         one = _stand(self._run, job.out, job)
         return one if one.state != "died" else _with_reason(one, self._jobs.last_lines(self._run))
 
@@ -281,17 +292,19 @@ class _Watched:
         from batchtag.errors import RunFailed
         from batchtag.progress import Figures, Progress
 
-        heard = time.monotonic()
+        heard = alive = time.monotonic()
         with Progress(Console(stderr=True), quiet=quiet) as progress:
-            while not (one := self.look()).is_over:
-                if one.state not in _UNHEARD:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > LOST_S:
+            while True:
+                one, now = self.look(), time.monotonic()
+                alive = alive if one.is_over else now
+                if one.is_over and (self._is_heard or now - alive > SURE_S):
+                    return one
+                heard = heard if one.state in _UNHEARD else now
+                if now - heard > LOST_S:
                     raise RunFailed(f"nothing has been heard of {self._run} for {LOST_S:.0f} s. {one.line()}")
                 phase = one.state if one.state != "running" or not one.record else ""
                 progress.show(Figures(phase=phase) if phase else one.figures)
                 time.sleep(POLL_S)
-        return one
 
 
 def _with_reason(one: Standing, lines: list[str]) -> Standing:
@@ -313,7 +326,7 @@ def _newest(out: str) -> Standing:
     return _stand(run_id, out, None)
 
 
-def _stand(run_id: str, out: str, job: RayJob | None, *, name: str = "") -> Standing:
+def _stand(run_id: str, out: str, job: RayJob | None, *, name: str = "", since: float = 0.0) -> Standing:
     from dataclasses import replace
 
     from batchtag.cluster.watching import standing
@@ -324,7 +337,7 @@ def _stand(run_id: str, out: str, job: RayJob | None, *, name: str = "") -> Stan
     except StorageError:
         out = ""
         store = open_store("/")
-    one = standing(run_id, out=out, store=store, job=job)
+    one = standing(run_id, out=out, store=store, job=job, since=since)
     return replace(one, name=one.name or name)
 
 

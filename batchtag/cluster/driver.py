@@ -85,11 +85,11 @@ def _why(number: int, kills: int | None) -> str:
     if number != signal.SIGKILL:
         return ""
     now = _memory_kills()
-    if now is None:
+    if now is None or kills is None:
         return ", perhaps by the kernel for want of memory: its counter cannot be read here"
-    if kills is not None and now > kills:
-        return ": the head ran out of memory (its container's limit was reached); give it more"
-    return ", and not for want of its container's memory"
+    if now > kills:
+        return ": the head ran out of memory; give it more"
+    return ", and not for want of memory"
 
 
 def _memory_kills() -> int | None:

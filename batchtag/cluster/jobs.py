@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _LAST_LINES = 12
+_ANSWER_S = 60.0
+"""Between two pieces of an answer; a package is uploaded in one request, and answered when all of it is there."""
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -60,11 +62,20 @@ class Jobs:
         with self._words():
             if "://" not in cluster.address and "RAY_AUTH_MODE" not in os.environ:
                 # `auto` and host:6379 lead Ray to the dashboard by way of the head's own port; read at its import.
-                os.environ["RAY_AUTH_MODE"] = auth_mode(cluster.address)
+                try:
+                    os.environ["RAY_AUTH_MODE"] = auth_mode(cluster.address)
+                except RunFailed as error:
+                    raise RunFailed(f"{cluster.address}: {error.message}") from None
             from ray.job_submission import JobSubmissionClient
 
+            class Client(JobSubmissionClient):
+                """Ray's own waits for an answer for ever."""
+
+                def _do_request(self, *words: Any, **options: Any) -> Any:
+                    return super()._do_request(*words, **{"timeout": _ANSWER_S, **options})
+
             logging.getLogger("ray").setLevel(logging.ERROR)
-            self._client: JobSubmissionClient = JobSubmissionClient(cluster.address, headers=cluster.headers or None)
+            self._client: JobSubmissionClient = Client(cluster.address, headers=cluster.headers or None)
 
     def versions(self) -> tuple[str, str]:
         """Ray's version here, and there."""

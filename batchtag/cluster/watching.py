@@ -71,14 +71,14 @@ class Standing:
         return f"{said} | {line(self.figures)}" if self.record else said
 
 
-def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None) -> Standing:
+def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None, since: float = 0.0) -> Standing:
     """How this run is doing. `job` is what Ray says of it, where it was asked. A record that cannot be read is none.
 
     The id of a run derives from its job, so OUT may hold a record of the same id that another cluster left: what is
-    older than Ray's job is not this run's.
+    older than Ray's job (or `since`, epoch seconds, where it was asked before) is not this run's.
     """
     record = read_record(run_id, store=store, layout=Layout(out)) if out else {}
-    if job is not None and record and _began(record) < job.started - SKEW_S:
+    if record and _began(record) < (job.started if job else since) - SKEW_S:
         record = {}
     state, message = record.get("state", ""), record.get("message", "")
     if job is None:

@@ -66,8 +66,11 @@ def prepare(spec: ModelSpec) -> ModelCard:
 
 
 def describe(spec: ModelSpec) -> ModelCard:
-    """The card that `prepare` gives, with no weights fetched or checked. Raises as it does."""
-    from batchtag.models.spec import CheckpointSpec, TorchvisionSpec
+    """The card that `prepare` gives, with no weights fetched or checked.
+
+    Raises UsageError as that does, and ModelError for a checkpoint whose model.json cannot be read.
+    """
+    from batchtag.models.spec import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
     match spec:
         case TorchvisionSpec():
@@ -78,8 +81,10 @@ def describe(spec: ModelSpec) -> ModelCard:
             from batchtag.models import checkpoint
 
             return checkpoint.describe(spec)
-        case _:
+        case ConstantSpec():
             return prepare(spec)
+        case _:
+            assert_never(spec)
 
 
 def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:

@@ -162,7 +162,7 @@ def _in_our_engine(folder: str, decoded: Sequence[Tensor], cores: int) -> float:
 
 
 def _per_second(call: Callable[[], object]) -> float:
-    """Calls a second, after one to warm up; at least two, of calls that take seconds one."""
+    """Calls a second, after one to warm up; at least two; one, if the first took more than 5 s."""
     with torch.inference_mode():
         began = time.perf_counter()
         call()

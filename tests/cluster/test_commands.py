@@ -16,6 +16,7 @@ import yaml
 
 from batchtag.cli import cluster as cli
 from batchtag.cluster.notes import Note, keep
+from batchtag.cluster.watching import Standing
 from batchtag.layout import Layout
 from batchtag.record import RunReport
 from batchtag.storage.local import LocalStore
@@ -249,6 +250,23 @@ def test_a_driver_that_is_killed_says_why_and_with_retries_the_run_goes_on(
     driver.kill()
     tell("wait", again, "-q")
     assert verify(str(out)).ok
+
+
+def test_an_end_that_only_the_record_tells_must_stand_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that failed is begun again some seconds later; the cluster knows that, and is not always heard."""
+    monkeypatch.setattr(cli, "POLL_S", 0.01)
+    watched = cli._Watched("batchtag-0123456789ab", "", insecure=False)
+    seen = iter([("running", True), ("failed", False), ("failed", False), ("running", True), ("done", True)])
+
+    def look() -> Standing:
+        state, watched._is_heard = next(seen)
+        return Standing(run_id="batchtag-0123456789ab", state=state, out="")
+
+    monkeypatch.setattr(watched, "look", look)
+    assert watched.until_over(quiet=True).state == "done"
+    monkeypatch.setattr(cli, "SURE_S", 0.05)
+    seen = iter([("failed", False)] * 1000)
+    assert watched.until_over(quiet=True).state == "failed"
 
 
 def test_a_run_of_which_nothing_is_heard_is_not_waited_for_for_ever(

@@ -13,8 +13,8 @@ from batchtag.cluster import driver
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ("oom_kill 3", "oom_kill 4", ": the head ran out of memory (its container's limit was reached); give it more"),
-        ("oom_kill 3", "oom_kill 3", ", and not for want of its container's memory"),
+        ("oom_kill 3", "oom_kill 4", ": the head ran out of memory; give it more"),
+        ("oom_kill 3", "oom_kill 3", ", and not for want of memory"),
         ("", "", ", perhaps by the kernel for want of memory: its counter cannot be read here"),
     ],
     ids=["out of memory", "by somebody", "unknown"],

@@ -26,7 +26,7 @@ def submission(**changes: Any) -> Submission:
     return make_submission(make_spec(job(**changes), origin="job.yaml"), name="shelves")
 
 
-def test_the_same_job_to_the_same_output_is_the_same_run_however_it_is_computed() -> None:
+def test_the_same_job_to_the_same_output_is_the_same_run_wherever_it_is_computed() -> None:
     first = submission()
     assert submission(compute={"retries": 2, "actors": 3}).run_id == first.run_id
     assert submission(output={"uri": "s3://tags/2027"}).run_id != first.run_id

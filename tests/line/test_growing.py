@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,8 +30,10 @@ def test_a_job_for_gpus_brings_nodes_to_a_head_that_is_alone(
     with TemporaryDirectory(prefix="bt-", dir="/tmp") as short, head(Path(short), 2) as process:
         assert num_raylets(process) == 1
         run = start("run", str(job(tmp_path, tmp_path / "out", 2)), "--json")
-        most = 1
+        most, until = 1, time.monotonic() + 180
         while run.poll() is None:
+            assert process.poll() is None, "the head has ended"
+            assert time.monotonic() < until, "the run does not end"
             most = max(most, num_raylets(process))
             with suppress(psutil.TimeoutExpired):
                 process.wait(timeout=0.2)
