@@ -192,10 +192,10 @@ class RaySession:
             self._init()
             self.start_s = time.monotonic() - began
         except Exception as error:  # a thread's end: handed to whoever waits
-            if "ray" in sys.modules:
-                sys.modules["ray"].shutdown()
             place = f"join the Ray cluster at {self._address}" if self._address else "start Ray on this machine"
             self.ready.set_exception(RunFailed(f"could not {place}: {' '.join(str(error).split())}"))
+            with contextlib.suppress(Exception):  # what has started already
+                sys.modules["ray"].shutdown()
             return
         self.ready.set_result(None)
         self._over.wait()

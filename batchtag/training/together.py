@@ -30,6 +30,7 @@ from batchtag.training.spec import STATES
 from batchtag.training.worker import Place, Worker
 
 _STEP_EVERY_S = 0.5
+GUARD = "PlacementGroupCleanerCallback"
 
 
 def make_board() -> Any:
@@ -57,12 +58,25 @@ def reason(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(inner).__name__
 
 
-def make_trainer(plan: TrainPlan, board: Any, *, use_gpu: bool) -> TorchTrainer:
+class Trainer(TorchTrainer):
+    """Ray's, without its guard of placement groups.
+
+    Ray Train 2.60 has an actor that frees a training's CPUs when its controller has died. It asks the State API of
+    whatever Ray it finds on the machine; where that is another one, which knows no such controller, it takes the CPUs
+    from a training that is well ("Destroying worker since its placement group was removed"). Ours end with the driver.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        ray_s: Any = super()
+        return [one for one in ray_s._create_default_callbacks() if type(one).__name__ != GUARD]
+
+
+def make_trainer(plan: TrainPlan, board: Any, *, use_gpu: bool) -> Trainer:
     """The trainer, to be `fit`."""
     output, compute = plan.spec.output, plan.spec.compute
     path, filesystem = _ray_storage(output.uri, output.storage_options)
     resources = {"CPU": float(plan.threads), **({"GPU": 1.0} if use_gpu else {})}
-    return TorchTrainer(
+    return Trainer(
         _train_loop,
         train_loop_config={"plan": plan, "board": board},
         scaling_config=ScalingConfig(num_workers=compute.workers, use_gpu=use_gpu, resources_per_worker=resources),
