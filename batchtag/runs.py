@@ -264,13 +264,15 @@ class _Run:
         self._took("ray", time.monotonic() - self._ray.start_s)
         self._phase("starting workers")
         began = time.monotonic()
-        for figures in tagging.tag(work):
-            if figures.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
-                self._took("workers", began)
-            self._progress.show(figures)
-            self._keep_record()
-            if self._lease.lost:
-                raise LeaseLost(f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}")
+        with contextlib.closing(tagging.tag(work)) as line:
+            for figures in line:
+                if figures.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
+                    self._took("workers", began)
+                self._progress.show(figures)
+                self._keep_record()
+                if self._lease.lost:
+                    lost = f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}"
+                    raise LeaseLost(lost)
 
     def _machines(self) -> tuple[list[placement.Machine], list[NodeKind]]:
         """Those that are there, and the kinds that the cluster may grow to."""

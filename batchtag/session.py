@@ -254,6 +254,7 @@ class RaySession:
     def _set_environment(self) -> None:
         """What Ray reads from the environment, and only before it is imported."""
         defaults = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        defaults["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else a thread that asks Ray anything when it is over joins it anew
         defaults["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # of 2: so long an epoch's end waits to be heard of
         if "RAY_AUTH_MODE" not in os.environ:
             if self._address:

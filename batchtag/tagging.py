@@ -10,8 +10,9 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from batchtag.errors import RunFailed, TooManyFailures, printable
 from batchtag.ledger import Totals
@@ -49,15 +50,14 @@ class Work:
     stall_timeout_s: float
 
 
-def tag(work: Work) -> Iterator[Figures]:
+def tag(work: Work) -> Generator[Figures, None, None]:
     """Run the line to its end, giving the figures every half second. Ray must be there. Runs on the driver.
 
-    Raises TooManyFailures, RunFailed when nothing moves any more, or what a worker raised.
+    Raises TooManyFailures, RunFailed when nothing moves any more, or what a worker raised. Whoever leaves before the
+    end closes it: the line is over then.
     """
-    from batchtag import nodes, pipeline
+    from batchtag import pipeline
 
-    before = copy.deepcopy(work.totals)
-    run = _Tally()
     monitor = pipeline.start_monitor()
     news: queue.Queue[Commit | Exception | None] = queue.Queue()
 
@@ -69,7 +69,19 @@ def tag(work: Work) -> Iterator[Figures]:
         except Exception as error:  # a thread's end: handed to the main thread
             news.put(error)
 
-    threading.Thread(target=pump, name="pump", daemon=True).start()
+    reader = threading.Thread(target=pump, name="pump", daemon=True)
+    reader.start()
+    try:
+        yield from _watch(work, news, monitor)
+    finally:
+        pipeline.end_line(reader)
+
+
+def _watch(work: Work, news: queue.Queue[Commit | Exception | None], monitor: Any) -> Iterator[Figures]:
+    from batchtag import nodes, pipeline
+
+    before = copy.deepcopy(work.totals)
+    run = _Tally()
     running = True
     guard = StallGuard(work.stall_timeout_s)
     call = nodes.NodeCall(work.grows_to)

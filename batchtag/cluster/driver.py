@@ -76,7 +76,7 @@ class _Driver:
         if self._stopped:
             self._child.terminate()
         code = self._child.wait()
-        if code < 0 and not self._stopped:
+        if code < 0 and not (self._stopped and -code in (signal.SIGTERM, signal.SIGINT)):
             _say(f"the driver of {run_id} was killed by {signal.Signals(-code).name}{_why(-code, kills)}")
         return code
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import threading
 from base64 import b64decode
 from pathlib import Path
 
@@ -12,9 +13,13 @@ import duckdb
 import numpy as np
 import pytest
 from PIL import Image
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from batchtag.errors import BatchtagError, OutputError, TooManyFailures
+from batchtag.errors import BatchtagError, Interrupted, OutputError, TooManyFailures
+from batchtag.layout import Layout
 from batchtag.lease import Lease
+from batchtag.progress import Figures, Progress
+from batchtag.session import RaySession
 from batchtag.verify import verify
 from tests.line.conftest import Tag
 from tests.s3server import S3Server
@@ -225,3 +230,34 @@ def test_a_picture_that_keeps_the_decoder_costs_one_worker_and_becomes_a_failure
     report = tag(str(pictures), str(tmp_path / "out"), decode={"timeout_s": 1.0})
     assert (report.num_tagged, report.failed_by_code) == (5, {"timeout": 1})
     assert verify(str(tmp_path / "out")).ok
+
+
+@pytest.mark.parametrize("phase", ["starting workers", "tagging"])
+def test_nothing_asks_ray_anything_when_an_interrupted_run_lets_go_of_it(
+    tag: Tag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """What Ray Data's threads asked of a Ray that was over ended the process, which so kept its lease."""
+    show, stop, asking = Progress.show, RaySession.stop, []
+
+    def interrupted(progress: Progress, figures: Figures) -> None:
+        show(progress, figures)
+        if figures.phase == phase and any(isinstance(one, StreamingExecutor) for one in threading.enumerate()):
+            raise KeyboardInterrupt
+
+    def watched(session: RaySession, *, keep_logs: bool) -> None:
+        asking.extend(
+            one.name for one in threading.enumerate() if isinstance(one, StreamingExecutor) or one.name == "pump"
+        )
+        stop(session, keep_logs=keep_logs)
+
+    monkeypatch.setattr(Progress, "show", interrupted)
+    monkeypatch.setattr(RaySession, "stop", watched)
+    with pytest.raises(Interrupted):
+        tag(
+            str(draw(tmp_path / "in", 40)),
+            str(tmp_path / "out"),
+            models=[{"kind": "constant", "seconds_per_image": 3600.0}],
+            compute={"bundle_size": 20},
+        )
+    assert asking == []
+    assert not Path(Layout(str(tmp_path / "out")).lease).exists()
