@@ -1,15 +1,11 @@
-"""The builders of networks: which there are, what each does, and how to call one without surprises.
-
-torchvision's, and one small detector of our own (`small`), which has no published weights and is there to be trained.
+"""How to call a builder of networks without surprises: torchvision's, and one small detector of our own (`small`).
 
 A builder may download (backbone weights), draw from the global random generator, and names its thresholds in one of two
-ways; after this room none of that is visible. Quantised builders are left out: they run on CPUs only, and are the same
-networks under another name.
+ways; after this room none of that is visible. Which builders there are, `published` says.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,41 +14,12 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from batchtag.errors import UsageError
-from batchtag.models.small import SMALL_FASTER_RCNN, fasterrcnn_small_fpn
+from batchtag.models.published import SMALL_FASTER_RCNN
+from batchtag.models.small import fasterrcnn_small_fpn
 from batchtag.records import InputNeed
 
 if TYPE_CHECKING:  # what builds a network needs no pydantic
     from batchtag.models.spec import Task
-
-_FLAG = {"detect": "--detector", "classify": "--classifier"}
-_NOUN = {"detect": "detector", "classify": "classifier"}
-
-
-def builders(task: Task) -> list[str]:
-    """The names of torchvision's builders for a task, sorted."""
-    module = models.detection if task == "detect" else models
-    return list(models.list_models(module=module))
-
-
-def task_of(builder: str, *, asked: str = "") -> Task:
-    """What a builder's network does. `asked` is the task the user wants of it, "" for any.
-
-    Raises UsageError, with the nearest names, if there is no such builder, and if it does the other task.
-    """
-    tasks: dict[str, Task] = {name: task for task in ("detect", "classify") for name in builders(task)}
-    tasks[SMALL_FASTER_RCNN] = "detect"
-    if builder not in tasks:
-        near = difflib.get_close_matches(builder.lower(), tasks, n=3, cutoff=0.5)
-        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "`batchtag models` lists all"
-        raise UsageError(f"there is no detection or classification builder {builder!r}; {advice}")
-    task = tasks[builder]
-    if asked and asked != task:
-        raise UsageError(
-            f"{builder} is a {_NOUN[task]}, and was asked for as a {_NOUN[asked]}; "
-            f"give it with {_FLAG[task]} (task: {task}), or choose another with `batchtag models --task {asked}`"
-        )
-    return task
 
 
 def untrained_arguments(builder: str, *, task: Task) -> dict[str, Any]:
@@ -117,15 +84,3 @@ def detector_need(builder: str, arguments: Mapping[str, Any]) -> tuple[InputNeed
         width, height = transform.fixed_size
         return InputNeed(mode="stretch", shorter_px=height, longer_px=width), facts
     return InputNeed(mode="fit", shorter_px=transform.min_size[-1], longer_px=transform.max_size), facts
-
-
-def published_gflops(builder: str) -> float:
-    """The work for one image with the builder's best published weights; 0 if torchvision does not say."""
-    if builder == SMALL_FASTER_RCNN:
-        return 0.0
-    return float(models.get_model_weights(builder).DEFAULT.meta.get("_ops", 0.0))
-
-
-def has_published_weights(builder: str) -> bool:
-    """Whether torchvision publishes weights of this builder."""
-    return builder != SMALL_FASTER_RCNN

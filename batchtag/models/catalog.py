@@ -10,14 +10,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torchvision.models import WeightsEnum, get_model_weights
-
-from batchtag.models.architectures import builders
 from batchtag.models.cards import tag_labels
+from batchtag.models.published import Builder, builder, builders
 from batchtag.models.spec import Task
-from batchtag.models.torchvision import usable_weights
 
-_METRIC = {"detect": ("COCO-val2017", "box_map"), "classify": ("ImageNet-1K", "acc@1")}
+_METRIC = {"detect": "box_map COCO-val2017", "classify": "acc@1 ImageNet-1K"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +40,23 @@ def catalog(*, task: Task | None = None, only_default: bool = False) -> list[Cat
     """All entries: detectors first, the best of a task first. `only_default` gives one entry a builder."""
     tasks: tuple[Task, ...] = (task,) if task else ("detect", "classify")
     entries = [
-        _entry(builder, weights, task=one)
-        for one in tasks
-        for builder in builders(one)
-        for weights in usable_weights(builder).values()
+        _entry(found, weights) for one in tasks for found in map(builder, builders(one)) for weights in found.weights
     ]
     chosen = [entry for entry in entries if entry.is_default or not only_default]
     return sorted(chosen, key=lambda entry: (tasks.index(entry.task), entry.num_tags == 1, -entry.metric, entry.name))
 
 
-def _entry(builder: str, weights: WeightsEnum, *, task: Task) -> CatalogEntry:
-    data_set, metric = _METRIC[task]
-    meta = weights.meta
+def _entry(found: Builder, name: str) -> CatalogEntry:
+    weights = found.weights[name]
     return CatalogEntry(
-        name=builder,
-        task=task,
-        weights=weights.name,
-        is_default=weights is get_model_weights(builder).DEFAULT,
-        metric_name=f"{metric} {data_set}",
-        metric=float(meta["_metrics"][data_set][metric]),
-        num_params=meta["num_params"],
-        size_mb=float(meta["_file_size"]),
-        gflops=float(meta["_ops"]),
-        num_tags=sum(1 for label in tag_labels(meta["categories"], task=task) if label),
+        name=found.name,
+        task=found.task,
+        weights=name,
+        is_default=name == found.default,
+        metric_name=_METRIC[found.task],
+        metric=weights.metric,
+        num_params=weights.num_params,
+        size_mb=weights.size_mb,
+        gflops=weights.gflops,
+        num_tags=sum(1 for label in tag_labels(weights.categories, task=found.task) if label),
     )

@@ -65,11 +65,15 @@ class Compiled(nn.Module):
         super().__init__()
         openvino = _openvino()
         inputs, self._takes = pytree.tree_flatten(example)
-        flat = _Flat(part, self._takes)
+        flat = _Flat(part, self._takes).eval()
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit.trace, which OpenVINO reads networks by, is on its way out
             self._gives = pytree.tree_flatten(part(example))[1]
-            model = openvino.convert_model(flat, example_input=tuple(inputs))
+            # Traced by OpenVINO itself, which lets torch trace twice to compare and freezes nothing, mobilenet_v3_large
+            # takes 2.9 s instead of 1.1 and comes to the same numbers. `compile_part` compares on another picture.
+            trace: Any = torch.jit.trace
+            traced = torch.jit.freeze(trace(flat, tuple(inputs), check_trace=False))
+            model = openvino.convert_model(traced, example_input=tuple(inputs))
         settings = {**_SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
         self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         self._own = threading.local()

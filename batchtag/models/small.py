@@ -19,7 +19,6 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
-SMALL_FASTER_RCNN = "fasterrcnn_small_fpn"
 _WIDTHS = (32, 64, 128, 256)
 _BLOCKS = (1, 1, 2, 1)
 _RATIOS = (0.5, 1.0, 2.0)

@@ -19,11 +19,12 @@ from torchvision.models import get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from batchtag.errors import ModelError, UsageError
-from batchtag.models import architectures, checkpoint, torchvision
+from batchtag.models import architectures, checkpoint, networks
 from batchtag.models.cards import make_card, tag_labels
 from batchtag.models.checkpoint import save_checkpoint
 from batchtag.models.classifier import Classifier, Preprocessing
 from batchtag.models.detector import Detector, only_boxes
+from batchtag.models.published import SMALL_FASTER_RCNN, task_of
 from batchtag.models.runtime import Runtime
 from batchtag.models.spec import CheckpointSpec, Task, TorchvisionSpec
 from batchtag.records import InputNeed, ModelCard
@@ -181,7 +182,7 @@ def make_trainable(
     `start` is where weights come from, None for random ones of `seed`. Raises UsageError for a builder that is not
     there or does the other task, and ModelError for arguments or weights that do not fit.
     """
-    architectures.task_of(architecture, asked=task)
+    task_of(architecture, asked=task)
     facts = _preprocessing(architecture, dict(arguments), preprocessing, task=task)
     arguments = dict(arguments)
     if architecture.startswith("vit_"):
@@ -269,9 +270,9 @@ def _take_weights(made: Trainable, start: TorchvisionSpec | CheckpointSpec) -> N
 def _started_network(start: TorchvisionSpec | CheckpointSpec) -> nn.Module:
     if isinstance(start, CheckpointSpec):
         return checkpoint.network_of(start)
-    if start.weights.upper() == "DEFAULT" and not architectures.has_published_weights(start.builder):
+    if start.weights.upper() == "DEFAULT" and start.builder == SMALL_FASTER_RCNN:
         raise ModelError(f"{start.builder} has no published weights; say network.start: none, or name a checkpoint")
-    return torchvision.network_of(start)
+    return networks.network_of(start)
 
 
 def _same_tensor(name: str, tensor: Tensor, theirs: Mapping[str, Tensor]) -> str | None:

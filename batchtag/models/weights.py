@@ -25,8 +25,6 @@ from typing import Any, BinaryIO
 from urllib.parse import urlparse
 from zipfile import is_zipfile
 
-import torch
-
 from batchtag.errors import Code, ModelError, StorageError
 from batchtag.storage import absolute_uri, join_uri, open_store, scheme_of
 from batchtag.storage.retry import with_retries
@@ -62,6 +60,11 @@ def fetch_weights(url: str, sha256_prefix: str) -> Path:
             f"{where}: the weights cannot be fetched: {error.message}. Set {MIRROR} to a folder or URI that holds "
             f"{path.name}, or run untrained with `weights: none`"
         ) from error
+
+
+def has_weights(name: str) -> bool:
+    """Whether the file of published weights with that name is on this machine, and holds what its name says."""
+    return _is_there(cache_folder() / name, sha256_prefix(name))
 
 
 def fetch_file(
@@ -101,6 +104,8 @@ def check_file(path: Path, *, sha256_prefix: str, blame: str) -> Path:
 
 def load_weights(path: Path) -> dict[str, Any]:
     """The state dict in a checked file, on the CPU, mapped from the disk where its format allows it."""
+    import torch
+
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -114,8 +119,9 @@ def load_weights(path: Path) -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """Where torchvision keeps its downloads: TORCH_HOME or ~/.cache/torch, then hub/checkpoints."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    """Where torchvision keeps its downloads, `torch.hub.get_dir()/checkpoints`, without importing torch for it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub" / "checkpoints"
 
 
 def file_name(url: str) -> str:

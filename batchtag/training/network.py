@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from batchtag.errors import UsageError
-from batchtag.models import architectures, prepare
+from batchtag.models import prepare, published
 from batchtag.models.spec import Task
 from batchtag.models.trainable import Trainable, make_trainable
 from batchtag.records import InputNeed
@@ -28,7 +28,7 @@ def check_network(spec: TrainSpec) -> Task:
     builder that is not there and settings that are not its own, ModelError for arguments it does not take and weights
     that cannot be had.
     """
-    task = architectures.task_of(spec.network.architecture)
+    task = published.task_of(spec.network.architecture)
     device = "cpu" if spec.network.architecture.startswith(_NEEDS_REAL_TENSORS) else "meta"
     with torch.device(device):
         make_trainable(

@@ -23,6 +23,7 @@ from torchvision.models import get_model_weights
 from batchtag.models import architectures
 from batchtag.models.classifier import Classifier, Preprocessing
 from batchtag.models.detector import Detector, batches_of_one_shape, padded_shape
+from batchtag.models.published import task_of
 from batchtag.models.runtime import Precision, Runtime
 from batchtag.records import InputNeed, ModelCard
 from benchmarks.speed import seeded
@@ -48,7 +49,7 @@ class Subject:
 def subject(builder: str, pictures: Sequence[Path], *, weights: Path | None) -> Subject:
     """With published weights from a folder (files as torchvision names them), or seeded ones that act like trained."""
     published = get_model_weights(builder).DEFAULT
-    task = architectures.task_of(builder)
+    task = task_of(builder)
     preprocessing = Preprocessing.of_preset(published.transforms()) if task == "classify" else None
     if weights is not None:
         network = _published(builder, weights)

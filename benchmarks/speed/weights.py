@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-from batchtag.models import architectures
 from batchtag.models.checkpoint import MODEL, save_checkpoint
+from batchtag.models.published import task_of
 from benchmarks.speed.seeded import classifier, detector
 
 
@@ -19,7 +19,7 @@ def checkpoint(folder: Path, builder: str, *, pictures: Sequence[Path], seed: in
     """The checkpoint folder of a builder, made if it is not there. A minute for the largest, once."""
     if (folder / MODEL).is_file():
         return folder
-    task = architectures.task_of(builder)
+    task = task_of(builder)
     labels = list(get_model_weights(builder).DEFAULT.meta["categories"])
     # A builder's categories may repeat names ("crane"); answers are compared by label id, so none may. Nor may any be
     # "N/A", COCO's word for numbers that it does not use: batchtag makes no tag of those, and peers would.

@@ -237,7 +237,8 @@ def test_nothing_asks_ray_anything_when_an_interrupted_run_lets_go_of_it(
     tag: Tag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     """What Ray Data's threads asked of a Ray that was over ended the process, which so kept its lease."""
-    show, stop, asking = Progress.show, RaySession.stop, []
+    show, stop = Progress.show, RaySession.stop
+    asking: list[str] = []
 
     def interrupted(progress: Progress, figures: Figures) -> None:
         show(progress, figures)

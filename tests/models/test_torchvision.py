@@ -16,10 +16,11 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from batchtag.errors import ModelError, UsageError
 from batchtag.models import Runtime, load, prepare
-from batchtag.models.architectures import build, builders, limits, untrained_arguments
+from batchtag.models.architectures import build, limits, untrained_arguments
 from batchtag.models.checkpoint import save_checkpoint
 from batchtag.models.classifier import Preprocessing
 from batchtag.models.detector import only_boxes
+from batchtag.models.published import builders
 from batchtag.models.spec import CheckpointSpec, TorchvisionSpec
 from batchtag.records import Prediction
 from tests.alike import assert_alike

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from batchtag.errors import ModelError, UsageError
-from batchtag.models import architectures, load
+from batchtag.models import architectures, load, published
 from batchtag.models.spec import CheckpointSpec, Task, TorchvisionSpec
 from batchtag.models.trainable import Trainable, backbone_stages, freeze, make_trainable, training_mode
 
@@ -101,8 +101,8 @@ def test_a_network_of_each_family_takes_a_step_and_comes_back_from_its_checkpoin
 
 
 def every_builder() -> list[tuple[str, Task]]:
-    named: list[tuple[str, Task]] = [(name, "detect") for name in architectures.builders("detect")]
-    named += [(name, "classify") for name in architectures.builders("classify")]
+    named: list[tuple[str, Task]] = [(name, "detect") for name in published.builders("detect")]
+    named += [(name, "classify") for name in published.builders("classify")]
     # RegNet computes its widths with tensors, which the meta device cannot; its smallest is built above.
     return [(name, task) for name, task in named if not name.startswith("regnet")]
 

@@ -55,8 +55,9 @@ def fetch(url: str) -> Path:
 
 
 @pytest.fixture
-def register() -> Iterator[Callable[[str], None]]:
+def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Adds a builder `tiny` to torchvision, whose one member of its weight enum points to a URL."""
+    monkeypatch.setattr("batchtag.models.published._table", lambda: None)
 
     def add(url: str) -> None:
         class TinyWeights(WeightsEnum):  # type: ignore[misc] # torchvision has no types
