@@ -9,8 +9,10 @@ a careful bundle about a millisecond an image.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 CAREFUL_FROM_START = 3
 DEATHS_THAT_NAME = 2
@@ -95,12 +97,16 @@ class WorkerFigures:
     """What it does with each bundle it has in hand: waits, opens images, looks, or writes."""
     in_flight: dict[str, Counters] = field(default_factory=dict)
     """The images of the last few bundles it took, by bundle: what is done of a bundle before its commit is known."""
+    age_s: float = 0.0
+    """How long ago that was, when the monitor was asked."""
 
 
 class Monitor:
     """The memory of one run beside its workers. Every method is quick; none blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._heard_at: dict[str, float] = {}
         self._starts: Counter[str] = Counter()
         self._needs_care: set[str] = set()
         self._at: dict[str, int] = {}
@@ -144,7 +150,9 @@ class Monitor:
     def beat(self, worker: str, figures: WorkerFigures) -> None:
         """A worker's figures so far. A restarted worker has a new name: what the dead one did is kept."""
         self._workers[worker] = figures
+        self._heard_at[worker] = self._clock()
 
     def snapshot(self) -> dict[str, WorkerFigures]:
         """The last figures of every worker, dead ones too, by worker name."""
-        return dict(self._workers)
+        now = self._clock()
+        return {name: replace(one, age_s=now - self._heard_at[name]) for name, one in self._workers.items()}

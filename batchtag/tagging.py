@@ -183,8 +183,8 @@ class _Tally:
         if not workers:
             return
         now = time.monotonic()
-        if self._began is None:
-            self._began = now - max(worker.alive_s for worker in workers.values())
+        began = now - max(worker.alive_s + worker.age_s for worker in workers.values())
+        self._began = began if self._began is None else min(self._began, began)
         counters = copy_of(self._commits)
         for worker in workers.values():
             for part, done in worker.in_flight.items():

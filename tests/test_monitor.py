@@ -79,7 +79,7 @@ def test_a_bundle_that_is_done_is_forgotten() -> None:
     monitor.done("a")
     assert not monitor.start("a").careful
     monitor.done("a")
-    kept = [value for name, value in vars(monitor).items() if name != "_workers"]
+    kept = [value for name, value in vars(monitor).items() if name not in ("_workers", "_clock")]
     assert not any(kept)
 
 
@@ -95,6 +95,15 @@ def test_a_snapshot_has_the_last_figures_of_every_worker_dead_ones_too() -> None
     assert {name: each.counters.num_images for name, each in snapshot.items()} == {"w1": 5, "w2": 2}
     snapshot.clear()
     assert len(monitor.snapshot()) == 2
+
+
+def test_a_snapshot_says_how_old_it_is() -> None:
+    """What a worker said is up to a second old when the driver asks, and rates are counted from when it was born."""
+    now = iter([10.0, 10.75])
+    monitor = Monitor(clock=lambda: next(now))
+    monitor.beat("w1", figures(1))
+    (seen,) = monitor.snapshot().values()
+    assert (seen.alive_s, seen.age_s) == (1.0, 0.75)
 
 
 def test_counters_add_up_and_keep_a_few_examples() -> None:

@@ -9,7 +9,7 @@ import pytest
 from batchtag.errors import RunFailed
 from batchtag.monitor import Counters, WorkerFigures
 from batchtag.progress import Figures
-from batchtag.tagging import StallGuard, wants_nodes
+from batchtag.tagging import StallGuard, _Tally, wants_nodes
 
 
 class Clock:
@@ -46,6 +46,22 @@ def test_a_run_in_which_nothing_moves_ends_and_says_where_it_stands() -> None:
     assert (
         "worker aa: looks at images of bundle b_7, opens images of bundle b_8; worker bb: idle" in ended.value.message
     )
+
+
+def test_tagging_began_when_its_first_worker_was_born_however_old_its_last_word_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("batchtag.tagging.time.monotonic", clock)
+    tally, told = _Tally(), figures()
+    clock.now = 101.5
+    tally.refresh(told, {"aa": replace(worker(), alive_s=1.0, age_s=0.5)})
+    assert told.tagging_s == 1.5
+    clock.now = 104.0
+    tally.refresh(told, {"aa": replace(worker(), alive_s=3.0, age_s=0.75)})  # its words take a moment to arrive
+    assert told.tagging_s == 4.0
+    tally.refresh(told, {"aa": replace(worker(), alive_s=3.5, age_s=0.75)})
+    assert told.tagging_s == 4.25
 
 
 def test_nodes_are_called_where_gpus_wait_for_images() -> None:
