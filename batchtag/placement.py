@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from batchtag.errors import UsageError
@@ -36,6 +36,9 @@ cores tag 1,780 images/s and one with two threads 1,250; mobilenet_v3_large 208 
 a second worker, and in short jobs its start costs more than it brings (92 photographs, resnet50: 17.2 and 22.0)."""
 LIGHT_GFLOPS, WORTH_S = 0.5, 20.0
 """Models lighter than that, in jobs that keep all cores busy for so long, get small workers."""
+WORTH_COMING_S, TOO_LONG_S = 120.0, 600.0
+"""A machine that may come is asked for if with it all have so much work, or if without it the others need so long: to
+start one takes minutes."""
 GPU_SLAB, CPU_SLAB = 64, 16
 """Images handed to the models at once."""
 
@@ -88,15 +91,40 @@ def place(
     """Numbers for a run on these machines. Raises UsageError for a job that can never be placed there.
 
     Machines `to_come` are those that the cluster's autoscaler may add: they count as if they were there, for Ray adds
-    them while actors wait for a place. There are no more workers than bundles to do, unless the job says how many. What
-    is to be done (`num_images`, `cards`) decides how many cores a worker gets on CPUs.
+    them while actors wait for a place. But there are no more workers than bundles to do, and no more machines are asked
+    for than have some minutes of work, unless the job says how many workers, or nobody knows the work of its models.
+    What is to be done (`num_images`, `cards`) decides too how many cores a worker gets on CPUs.
 
     An actor runs on one machine, so what counts is how many fit on each, not the sum of the CPUs: on four nodes of 4
     CPUs, one actor of 15 would be waited for in vain.
     """
-    num_there, machines = len(machines), [*machines, *to_come]
-    if not machines:
+    if not machines and not to_come:
         raise UsageError("the cluster has no machine that is alive; try again when one is there")
+    asked, left = _worth_coming(compute, machines, to_come, num_images=num_images, cards=cards)
+    while True:
+        everywhere = [*machines, *asked]
+        try:
+            placement = _place_on(compute, everywhere, num_bundles=num_bundles, num_images=num_images, cards=cards)
+            break
+        except UsageError:  # perhaps there is room where more have come
+            if not left:
+                raise
+            asked.append(left.pop(0))
+    told = f"; {len(machines)} of {len(everywhere)} nodes are there" if to_come else ""
+    if left:
+        rate = sum(_images_per_s(compute, machine, placement.device, cards) for machine in everywhere)
+        told += f"; {len(left)} more are not asked for, the work being some {num_images / rate:,.0f} s without them"
+    return replace(placement, reason=placement.reason + told)
+
+
+def _place_on(
+    compute: ComputeSpec,
+    machines: Sequence[Machine],
+    *,
+    num_bundles: int | None,
+    num_images: int,
+    cards: Sequence[ModelCard],
+) -> Placement:
     device = _device(compute, machines)
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
     gpus = (1.0 if compute.gpus_per_actor == "auto" else compute.gpus_per_actor) if device == "cuda" else 0.0
@@ -115,6 +143,7 @@ def place(
             f"compute asks for {compute.actors} actors x {_number(compute.cpus_per_actor)} CPUs, each on one machine "
             f"of {', '.join(f'{m.cpus:g}' for m in hosts[:8])} CPUs, one of which must stay free for Ray Data; "
             "lower compute.actors or compute.cpus_per_actor"
+            + _what_fits(wanted, compute.cpus_per_actor, spares, gpus, at_most=at_most)
         )
     cpus = sum(machine.cpus for machine in machines)
     if compute.decode == "own_pool":
@@ -123,6 +152,7 @@ def place(
             raise UsageError(
                 f"compute.decode is 'own_pool' and of {cpus:g} CPUs too few are left for it beside {actors} x "
                 f"{per_actor:g} of workers and one for Ray Data; lower compute.actors or compute.cpus_per_actor"
+                + _what_fits_beside_a_pool(machines, actors=actors, per_actor=per_actor, gpus=gpus)
             )
     cores = _cores(hosts, spare, actors=actors, per_actor=per_actor, gpus=gpus)
     engine = engine_on(device, asked=compute.engine)
@@ -143,8 +173,7 @@ def place(
         + (f" and {gpus:g} of a GPU" if 0 < gpus < 1 else "")
         + (" and no GPU (compute.gpus_per_actor)" if compute.gpus_per_actor != "auto" and not gpus else "")
         + f" each, {decode_threads} decode threads, slabs of {slab}"
-        + (f"; {compute.actors} were asked for" if compute.actors not in ("auto", actors) else "")
-        + (f"; {num_there} of {len(machines)} nodes are there" if to_come else ""),
+        + (f"; {compute.actors} were asked for" if compute.actors not in ("auto", actors) else ""),
     )
 
 
@@ -172,6 +201,68 @@ def openers_of_worker(
 
 def _number(asked: float | Literal["auto"]) -> str:
     return asked if isinstance(asked, str) else f"{asked:g}"
+
+
+def _worth_coming(
+    compute: ComputeSpec,
+    there: Sequence[Machine],
+    to_come: Sequence[Machine],
+    *,
+    num_images: int,
+    cards: Sequence[ModelCard],
+) -> tuple[list[Machine], list[Machine]]:
+    """Of the machines to come those that count, and the others. Where no worker has room, it may do for openers."""
+    if compute.actors != "auto" or not cards or not all(card.gflops for card in cards):
+        return list(to_come), []
+    device = _device(compute, [*there, *to_come])
+    rate = sum(_images_per_s(compute, machine, device, cards) for machine in there)
+    asked: list[Machine] = []
+    left: list[Machine] = []
+    for machine in to_come:
+        more = _images_per_s(compute, machine, device, cards)
+        is_worth = num_images >= WORTH_COMING_S * (rate + more) or num_images > TOO_LONG_S * rate
+        if more and not is_worth:
+            left.append(machine)
+        else:
+            asked.append(machine)
+            rate += more
+    return asked, left
+
+
+def _images_per_s(compute: ComputeSpec, machine: Machine, device: str, cards: Sequence[ModelCard]) -> float:
+    """What a machine tags, of the order of; 0 where no worker has room."""
+    size = 0.1 if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
+    if device == "cpu":
+        return machine.cpus / _cpu_seconds(cards) if machine.cpus >= size else 0.0
+    if not int(machine.gpus) or machine.cpus < size:
+        return 0.0
+    opened = CPU_IMAGES_PER_S_PER_CORE * machine.cpus
+    return 1 / (_gflops(cards) / (GPU_GFLOPS * int(machine.gpus)) + 1 / opened)
+
+
+def _what_fits(
+    wanted: int | Literal["auto"],
+    asked: float | Literal["auto"],
+    spares: Sequence[Sequence[Machine]],
+    gpus: float,
+    *,
+    at_most: float,
+) -> str:
+    """The most actors of the size asked for, and the largest of which so many fit."""
+    small = 0.1 if asked == "auto" else asked
+    most = [_actors("auto", small, spare, gpus, at_most=at_most) for spare in spares]
+    largest = [_actors(wanted, "auto", spare, gpus, at_most=at_most) for spare in spares]
+    found = [max(fits, key=lambda fit: fit[0] * fit[1]) for fits in (most, largest)]
+    told = [f"{actors} actor{'s' * (actors > 1)} x {size:g} CPUs" for actors, size in found if actors]
+    return f": {' or '.join(told)} would fit" if told else ""
+
+
+def _what_fits_beside_a_pool(machines: Sequence[Machine], *, actors: int, per_actor: float, gpus: float) -> str:
+    """The largest of so many actors that leave room for the pool."""
+    for tenths in range(int(10 * per_actor + 1e-9), 0, -1):
+        if openers_of_worker(machines, actors=actors, cpus_per_actor=tenths / 10, gpus_per_actor=gpus)[0]:
+            return f": {actors} x {tenths / 10:g} would fit"
+    return ""
 
 
 def _device(compute: ComputeSpec, machines: Sequence[Machine]) -> str:
@@ -286,16 +377,22 @@ def _cores(hosts: Sequence[Machine], spare: Sequence[Machine], *, actors: int, p
 
 
 def bundle_size(
-    num_images: int, *, compute: ComputeSpec, cards: Sequence[ModelCard], machines: Sequence[Machine]
+    num_images: int,
+    *,
+    compute: ComputeSpec,
+    cards: Sequence[ModelCard],
+    machines: Sequence[Machine],
+    to_come: Sequence[Machine] = (),
 ) -> int:
     """How many images a bundle of this job gets: half a minute of one worker, and several bundles for every worker."""
     if compute.bundle_size != "auto":
         return compute.bundle_size
-    placement = place(compute, machines, num_images=num_images, cards=cards)
+    expected = num_images if num_images < MANY else 8 * MANY
+    placement = place(compute, machines, to_come=to_come, num_images=expected, cards=cards)
     cores = placement.compute_threads
     gflops = _gflops(cards)
     device_rate = GPU_GFLOPS if placement.device == "cuda" else CPU_GFLOPS_PER_CORE * cores
     seconds_per_image = gflops / device_rate + 1 / (CPU_IMAGES_PER_S_PER_CORE * cores)
-    fair_share = (num_images if num_images < MANY else 8 * MANY) / (BUNDLES_PER_WORKER * placement.actors)
+    fair_share = expected / (BUNDLES_PER_WORKER * placement.actors)
     size = min(BUNDLE_S / seconds_per_image, max(fair_share, MIN_BUNDLE))
     return max(MIN_BUNDLE, min(MAX_BUNDLE, int(size)))

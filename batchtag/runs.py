@@ -222,9 +222,12 @@ class _Run:
             self._phase("starting Ray", self._ray.ready)
             began += time.monotonic() - paused
             there, kinds = self._machines()
-            machines = [*there, *placement.still_to_come(kinds, there=there)]
             return placement.bundle_size(
-                num_images, compute=self._spec.compute, cards=self._cards.result(), machines=machines
+                num_images,
+                compute=self._spec.compute,
+                cards=self._cards.result(),
+                machines=there,
+                to_come=placement.still_to_come(kinds, there=there),
             )
 
         index = freeze_index(

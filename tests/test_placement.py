@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -205,6 +206,83 @@ def test_a_cluster_without_a_machine_is_told() -> None:
 def test_a_job_that_can_never_be_placed_is_refused(asked: ComputeSpec, machines: list[Machine]) -> None:
     with pytest.raises(UsageError, match=r"compute asks for .* lower compute\.actors or compute\.cpus_per_actor"):
         place(asked, machines)
+
+
+@pytest.mark.parametrize(
+    ("asked", "machines", "fits"),
+    [
+        (ComputeSpec(actors=4, cpus_per_actor=2), [node(8)], "3 actors x 2 CPUs or 4 actors x 1.7 CPUs"),
+        (ComputeSpec(cpus_per_actor=9), [node(8)], "1 actor x 7 CPUs"),
+        (ComputeSpec(cpus_per_actor=5), [node(4)] * 4, "3 actors x 4 CPUs"),
+        (ComputeSpec(actors=40), [node(3)], "20 actors x 0.1 CPUs"),
+        (ComputeSpec(cpus_per_actor=2), [node(32), node(1, 1)], "1 actor x 1 CPUs"),
+        (ComputeSpec(decode="own_pool", actors=1, cpus_per_actor=7), [node(8)], "1 x 6.9"),
+    ],
+)
+def test_a_refusal_says_what_would_fit_and_that_does(asked: ComputeSpec, machines: list[Machine], fits: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f": {fits} would fit")):
+        place(asked, machines)
+    for actors, cpus in re.findall(r"(\d+)[a-z ]* x ([\d.]+)", fits):
+        place(asked.model_copy(update={"actors": int(actors), "cpus_per_actor": float(cpus)}), machines)
+
+
+HEAVY = [card(gflops=280.0)]
+"""20 ms of a GPU, of the order of."""
+
+
+@pytest.mark.parametrize(
+    ("there", "to_come", "num_images", "workers", "told"),
+    [
+        ([node(0)], [node(8, 1)] * 16, 300, 1, "1 of 2 nodes are there; 15 more are not asked for, the work being"),
+        ([node(0)], [node(8, 1)] * 16, 70_000, 8, "1 of 9 nodes are there; 8 more are not asked for"),
+        ([node(0)], [node(8, 1)] * 16, 10**6, 16, "1 of 17 nodes are there"),
+        ([node(8, 1)] * 4, [node(8, 1)] * 12, 300, 4, "4 of 4 nodes are there; 12 more are not asked for"),
+        ([node(8, 1)], [node(64, 8)], 20_000, 1, "1 of 1 nodes are there; 1 more are not asked for"),
+        ([node(8, 1)], [node(64, 8)], 50_000, 9, "1 of 2 nodes are there"),
+        ([node(0)], [node(8, 1)] * 2 + [node(16)] * 4, 300, 1, "1 of 6 nodes are there; 1 more are not asked for"),
+    ],
+)
+def test_no_more_machines_are_asked_for_than_have_some_minutes_of_work(
+    there: list[Machine], to_come: list[Machine], num_images: int, workers: int, told: str
+) -> None:
+    placement = place(AUTO, there, to_come=to_come, num_images=num_images, cards=HEAVY)
+    assert placement.actors == workers
+    assert f"; {told}" in placement.reason
+
+
+@pytest.mark.parametrize(("num_images", "nodes"), [(100, 1), (400, 2), (10_000, 4)])
+def test_on_cpus_too_no_more_machines_are_asked_for(num_images: int, nodes: int) -> None:
+    placement = place(AUTO, [node(0)], to_come=[node(16)] * 4, num_images=num_images, cards=HEAVY)
+    assert placement.actors == 2 * nodes
+    assert f"; 1 of {1 + nodes} nodes are there" in placement.reason
+
+
+def test_where_the_work_is_unknown_or_the_job_says_how_many_all_machines_may_come() -> None:
+    nodes = [node(8, 1)] * 16
+    unknown = [*HEAVY, card(gflops=0.0)]
+    assert place(AUTO, [node(0)], to_come=nodes, num_images=300, cards=unknown).actors == 16
+    assert place(ComputeSpec(actors=12), [node(0)], to_come=nodes, num_images=300, cards=HEAVY).actors == 12
+
+
+@pytest.mark.parametrize(
+    ("asked", "to_come", "nodes"),
+    [
+        (ComputeSpec(cpus_per_actor=12), [node(8)] * 4 + [node(16)] * 4, 6),
+        (ComputeSpec(cpus_per_actor=8), [node(8)] * 4, 3),
+    ],
+)
+def test_a_job_that_fits_only_on_more_machines_is_not_refused(
+    asked: ComputeSpec, to_come: list[Machine], nodes: int
+) -> None:
+    placement = place(asked, [node(0)], to_come=to_come, num_images=10, cards=HEAVY)
+    assert placement.actors == 1
+    assert f"; 1 of {nodes} nodes are there" in placement.reason
+
+
+def test_bundles_are_not_made_small_for_machines_that_are_not_asked_for() -> None:
+    nodes = [node(8, 1)] * 16
+    assert bundle_size(300, compute=AUTO, cards=HEAVY, machines=[node(0)], to_come=nodes) == 300 // 8
+    assert bundle_size(10_000, compute=AUTO, cards=HEAVY, machines=[node(0)], to_come=nodes) == 10_000 // 8
 
 
 def test_the_reason_says_the_numbers_to_a_person() -> None:
