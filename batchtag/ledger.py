@@ -24,15 +24,21 @@ from batchtag.storage.retry import with_retries
 
 @dataclass(kw_only=True)
 class Totals:
-    """Sums over commits."""
+    """Sums over commits, each part counted once."""
 
     num_images: int = 0
     num_tagged: int = 0
     num_failed: int = 0
     num_tags: int = 0
     failed_by_code: Counter[str] = field(default_factory=Counter)
+    parts: set[str] = field(default_factory=set, repr=False)
+    """Those that are in the sums."""
 
     def add(self, commit: Commit) -> None:
+        """Take in a commit, unless its part is in the sums: a worker that died may have told of it before."""
+        if commit.part in self.parts:
+            return
+        self.parts.add(commit.part)
         self.num_images += commit.num_images
         self.num_tagged += commit.num_tagged
         self.num_failed += commit.num_failed
@@ -57,12 +63,19 @@ def bundles_left(index: Index, committed: set[str]) -> list[Bundle]:
     return [bundle for bundle in bundles if bundle.id not in committed]
 
 
-def totals_of(parts: Iterable[str], *, store: Store, layout: Layout) -> Totals:
-    """The sums over the footers of these parts, read many at a time."""
-    totals = Totals()
-    with ThreadPoolExecutor(32, thread_name_prefix="footers") as pool:
-        for commit in pool.map(lambda part: read_commit(layout.part("images", part), store=store), parts):
+def totals_of(parts: Iterable[str], *, store: Store, layout: Layout, counted: Totals | None = None) -> Totals:
+    """The sums over these parts and those `counted` already: footers are read many at a time, and each once.
+
+    `counted` itself grows, so that what was read before an interruption is not read again.
+    """
+    totals = Totals() if counted is None else counted
+    missing = [part for part in parts if part not in totals.parts]
+    pool = ThreadPoolExecutor(32, thread_name_prefix="footers")
+    try:
+        for commit in pool.map(lambda part: read_commit(layout.part("images", part), store=store), missing):
             totals.add(commit)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return totals
 
 

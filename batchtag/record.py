@@ -15,7 +15,7 @@ from batchtag.layout import Layout
 from batchtag.ledger import Totals
 from batchtag.progress import duration
 from batchtag.storage import Store
-from batchtag.storage.retry import WRITES, with_retries
+from batchtag.storage.retry import WRITES, RetryPolicy, with_retries
 
 _VERSIONS_OF = ("ray", "torch", "torchvision", "pyarrow", "pillow")
 
@@ -60,11 +60,11 @@ class RunReport:
         self.num_done, self.num_tagged, self.num_failed = totals.num_images, totals.num_tagged, totals.num_failed
         self.num_tags, self.failed_by_code = totals.num_tags, dict(totals.failed_by_code.most_common())
 
-    def store(self, *, store: Store, layout: Layout) -> None:
+    def store(self, *, store: Store, layout: Layout, policy: RetryPolicy = WRITES) -> None:
         """Write, or write again, the record."""
         self.updated_at = datetime.now(UTC).isoformat(timespec="seconds")
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
-        with_retries(lambda: store.write(layout.run(self.run_id), text.encode()), policy=WRITES)
+        with_retries(lambda: store.write(layout.run(self.run_id), text.encode()), policy=policy)
 
     def summary(self) -> str:
         """A few lines for a person."""

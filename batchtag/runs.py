@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import secrets
 import threading
 import time
@@ -42,7 +43,7 @@ from batchtag.models.runtime import Runtime
 from batchtag.models.spec import CropsOf
 from batchtag.places import check_places
 from batchtag.processes import ignore_signals, stop_signals
-from batchtag.progress import Figures, Progress, as_json
+from batchtag.progress import Figures, Progress, as_json, duration
 from batchtag.record import RunReport
 from batchtag.records import Bundle, InputNeed, ListedImage, ModelCard
 from batchtag.session import RaySession, quiet_ray
@@ -50,10 +51,15 @@ from batchtag.sources import open_source
 from batchtag.sources.spec import ManifestSource
 from batchtag.spec import JobSpec, NodeKind
 from batchtag.storage import open_store
+from batchtag.storage.retry import RetryPolicy
 from batchtag.stream import StreamPlan
 from batchtag.worker import WorkPlan
 
 RECORD_EVERY_S = 5.0
+RAY_S = 300.0
+"""So long Ray is waited for; a private one that is late is started three times in less."""
+FOOTERS_AT_END = 2000
+"""So many are read before OUT is given back: some seconds on a bucket."""
 
 
 def run_job(
@@ -177,10 +183,10 @@ class _Run:
         self._report.models = [card.id for card in self._cards.result()]
         left = bundles_left(index, committed)
         remove_debris(committed, store=self._store, layout=self._layout)
-        self._totals = totals_of(sorted(committed), store=self._store, layout=self._layout)
+        self._totals = totals_of(sorted(committed), store=self._store, layout=self._layout, counted=self._totals)
         self._figures = Figures(phase="starting workers", total=index.num_images, done_before=self._totals.num_images)
         if left:
-            self._phase("starting Ray", self._ray.ready)
+            self._wait_for_ray()
             self._tag(left)
             self._reconcile(index)
         else:
@@ -219,7 +225,7 @@ class _Run:
             paused = time.monotonic()
             self._phase(f"{num_images:,} images listed; checking models", self._cards)
             self._check_job()
-            self._phase("starting Ray", self._ray.ready)
+            self._wait_for_ray()
             began += time.monotonic() - paused
             there, kinds = self._machines()
             return placement.bundle_size(
@@ -284,7 +290,10 @@ class _Run:
         return machines(), kinds_to_come(self._spec.compute, joined=self._ray.joined)
 
     def _keep_record(self, phase: str = "") -> None:
-        """Every few seconds, so that whoever can read OUT can watch. What cannot be written now is written later."""
+        """Every few seconds, so that whoever can read OUT can watch. What cannot be written now is written later.
+
+        So there is one attempt: the driver's loop stands still meanwhile.
+        """
         now = time.monotonic()
         if now - self._recorded_at < RECORD_EVERY_S:
             return
@@ -293,7 +302,7 @@ class _Run:
         self._report.this_run = as_json(replace(self._figures, phase=phase or self._figures.phase))
         self._report.seconds = round(now - self._began, 3)
         with contextlib.suppress(StorageError):
-            self._report.store(store=self._store, layout=self._layout)
+            self._report.store(store=self._store, layout=self._layout, policy=RetryPolicy(attempts=1))
 
     def _work_plan(self, place: placement.Placement) -> WorkPlan:
         spec, cards = self._spec, self._cards.result()
@@ -339,14 +348,24 @@ class _Run:
     def _took(self, phase: str, began: float) -> None:
         self._report.seconds_by_phase[phase] = round(time.monotonic() - began, 3)
 
-    def _phase(self, what: str, until: Future[Any] | None = None) -> None:
-        """Show what the run is doing, until something that goes on in a thread is there."""
+    def _wait_for_ray(self) -> None:
+        """Raises RunFailed when it does not come: Ray waits for ever for a head that is there and says nothing."""
+        self._phase("starting Ray", self._ray.ready, at_most_s=RAY_S)
+        if not self._ray.ready.done():
+            head = "the head takes connections and does not answer; is it overloaded, or no head at all?"
+            why = head if self._ray.joined else f"see {self._ray.logs}"
+            raise RunFailed(f"Ray is not there after {duration(RAY_S)}: {why}")
+
+    def _phase(self, what: str, until: Future[Any] | None = None, *, at_most_s: float = math.inf) -> None:
+        """Show what the run is doing, until something that goes on in a thread is there, or so long at most."""
+        deadline = time.monotonic() + at_most_s
         while True:
             self._progress.show(Figures(phase=what))
             self._keep_record(phase=what)
-            if until is None or wait_for([until], timeout=1.0).done:
+            left_s = min(1.0, deadline - time.monotonic())
+            if until is None or left_s <= 0 or wait_for([until], timeout=left_s).done:
                 break
-        if until is not None:
+        if until is not None and until.done():
             until.result()
 
     def _told(self, error: BatchtagError) -> BatchtagError:
@@ -354,7 +373,11 @@ class _Run:
         return error
 
     def _stop(self, state: str, message: str) -> None:
-        """End Ray, count what is really committed, write the record, give OUT back."""
+        """End Ray, count what is really committed, write the record, give OUT back.
+
+        A run that is stopped before it had counted what was there gives OUT back first: whoever cancels it waits for
+        that, and reading 100,000 footers takes minutes.
+        """
         ignore_signals()
         if not self._has_out:
             return  # nothing was begun
@@ -364,15 +387,37 @@ class _Run:
         self._ray.stop(keep_logs=state == "failed")
         if self._lease.lost:
             return
+        uncounted: set[str] = set()
         # OUT may be what failed: then the error that is on its way says so, and the lease dies by itself.
         with contextlib.suppress(StorageError):
             if state != "done":
-                committed = committed_parts(store=self._store, layout=self._layout)
-                self._totals = totals_of(committed, store=self._store, layout=self._layout)
-            report.take(self._totals)
-            report.this_run = as_json(self._figures)
-            report.seconds = round(time.monotonic() - self._began, 3)
-            report.ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-            report.store(store=self._store, layout=self._layout)
+                uncounted = self._uncounted()
+            if len(uncounted) <= FOOTERS_AT_END:
+                self._count(uncounted)
+                uncounted = set()
+            self._close_record()
         with contextlib.suppress(StorageError):
             self._lease.release()
+        if uncounted:
+            with contextlib.suppress(StorageError):
+                self._count(uncounted)
+                self._close_record()
+
+    def _uncounted(self) -> set[str]:
+        """The committed parts that are not in the sums; all of them, and the sums begun anew, where one has gone."""
+        committed = committed_parts(store=self._store, layout=self._layout)
+        if not self._totals.parts <= committed:
+            self._totals = Totals()
+        return committed - self._totals.parts
+
+    def _count(self, parts: set[str]) -> None:
+        with contextlib.suppress(OutputError):  # of a part that is not ours, as the error that is on its way says
+            totals_of(parts, store=self._store, layout=self._layout, counted=self._totals)
+
+    def _close_record(self) -> None:
+        report = self._report
+        report.take(self._totals)
+        report.this_run = as_json(self._figures)
+        report.seconds = round(time.monotonic() - self._began, 3)
+        report.ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+        report.store(store=self._store, layout=self._layout)

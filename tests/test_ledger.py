@@ -84,6 +84,24 @@ def test_totals_of_nothing_are_zero(layout: Layout) -> None:
     assert totals_of([], store=STORE, layout=layout) == Totals()
 
 
+def test_of_a_part_that_is_counted_no_footer_is_read(layout: Layout, index: Index) -> None:
+    first, *others = index.bundles()
+    for bundle in others:
+        write(layout, bundle)
+    counted = Totals()
+    counted.add(commit(first.first, first.num_images))
+    totals = totals_of([bundle.id for bundle in index.bundles()], store=STORE, layout=layout, counted=counted)
+    assert (totals.num_images, totals.num_tagged) == (5, 4)
+    assert totals is counted, "what was read stays, whatever interrupts the rest"
+
+
+def test_a_part_counts_once_however_often_its_row_comes() -> None:
+    totals = Totals()
+    for _ in range(2):
+        totals.add(commit(0, 2, num_tagged=1, num_failed=1, failed_by_code={"empty": 1}))
+    assert (totals.num_images, totals.num_failed, totals.failed_by_code) == (2, 1, {"empty": 1})
+
+
 def test_commits_add_up() -> None:
     totals = Totals()
     totals.add(commit(0, 2, num_tagged=1, num_failed=1, num_tags=4, failed_by_code={"empty": 1}))
