@@ -17,6 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -149,14 +150,25 @@ def end_line(reader: threading.Thread) -> None:
     Ray must not be shut down before: what Ray Data's threads ask of it then ends the process with a segmentation fault
     (seen in one of three cancelled runs on a busy machine, which so kept their lease). Ray 2.60 lets nobody end a data
     set from another thread, and tells of its executor only when a first row has come; but that is a thread. Returns
-    after END_S at the latest.
+    after END_S at the latest, for each executor is ended in a thread too: that asks Ray, which may not answer. What is
+    raised there would hide why the line ends.
     """
     deadline = time.monotonic() + END_S
-    while reader.is_alive() and time.monotonic() < deadline:
+    ending: dict[StreamingExecutor, threading.Thread] = {}
+    while time.monotonic() < deadline:
+        waited_for = [thread for thread in (reader, *ending.values()) if thread.is_alive()]
+        if not waited_for:
+            return
         for thread in threading.enumerate():
-            if isinstance(thread, StreamingExecutor):
-                thread.shutdown(force=True)
-        reader.join(timeout=0.1)
+            if isinstance(thread, StreamingExecutor) and ending.get(thread) not in waited_for:
+                ending[thread] = threading.Thread(target=_end_executor, args=(thread,), name="end", daemon=True)
+                ending[thread].start()
+        waited_for[0].join(timeout=0.1)
+
+
+def _end_executor(executor: StreamingExecutor) -> None:
+    with suppress(Exception):
+        executor.shutdown(force=True)
 
 
 def _ours(error: BaseException) -> BatchtagError:
