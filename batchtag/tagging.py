@@ -154,11 +154,16 @@ class StallGuard:
 def _standing(workers: Mapping[str, WorkerFigures], alive: Mapping[str, WorkerFigures]) -> str:
     """Where each worker stands; where none gives a sign of life, where those that came last stood."""
     if not workers:
-        return "no worker is there; the cluster may lack the CPUs or GPUs that were asked for"
+        return (
+            "no worker is there; the cluster may lack the CPUs or GPUs that were asked for, or workers die as they "
+            "start, as Ray's logs would say"
+        )
     told = [
         f"worker {name}: " + (", ".join(f"{stage} bundle {bundle}" for bundle, stage in one.doing.items()) or "idle")
         for name, one in list((alive or workers).items())[-NAMED:]
     ]
+    more = len(alive or workers) - len(told)
+    told += [f"and {more:,} more"] * (more > 0)
     return ("" if alive else "no worker gives a sign of life; the last ones were: ") + "; ".join(told)
 
 

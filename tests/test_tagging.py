@@ -90,8 +90,18 @@ def test_machines_that_have_to_be_started_get_three_times_as_long() -> None:
     clock.now = 1790.0
     guard.look(figures(), {}, alive={})
     clock.now = 1801.0
-    with pytest.raises(RunFailed, match="no worker is there; the cluster may lack the CPUs or GPUs"):
+    with pytest.raises(RunFailed, match=r"no worker is there; the cluster may lack the CPUs or GPUs.* or workers die"):
         guard.look(figures(), {}, alive={})
+
+
+def test_of_many_workers_some_are_named_and_the_others_counted() -> None:
+    clock = Clock()
+    guard = StallGuard(600.0, clock=clock)
+    workers = {f"w{number}": worker() for number in range(11)}
+    guard.look(figures(), workers, alive=workers)
+    clock.now = 601.0
+    with pytest.raises(RunFailed, match=r"worker w3: idle; .*; worker w10: idle; and 3 more. What is committed stays"):
+        guard.look(figures(), workers, alive=workers)
 
 
 def test_workers_that_went_silent_are_named_with_what_they_did() -> None:
