@@ -93,6 +93,8 @@ class WorkerFigures:
     fetches: int
     openers: int = 0
     """How many openers elsewhere work for it; 0: it opens images itself."""
+    num_waiting: int = 0
+    """Images of the bundles it has in hand that are opened, and wait for the device."""
     doing: dict[str, str] = field(default_factory=dict)
     """What it does with each bundle it has in hand: waits, opens images, looks, or writes."""
     in_flight: dict[str, Counters] = field(default_factory=dict)

@@ -27,6 +27,7 @@ class WorkerMetrics:
         )
         self._slabs = Counter("batchtag_batches_total", "Batches of images handed to the models.", tags)
         self._bundles = Gauge("batchtag_bundles_in_hand", "Bundles that a worker has begun and not committed.", tags)
+        self._waiting = Gauge("batchtag_images_waiting", "Images opened and waiting for a worker's device.", tags)
         self._openers = Gauge("batchtag_openers", "Openers elsewhere that work for a worker.", tags)
         self._run = {"run": run_id}
         self._told = Counters()
@@ -50,6 +51,7 @@ class WorkerMetrics:
             spent = getattr(now, f"{stage}_s") - getattr(told, f"{stage}_s")
             _add(self._seconds, spent, {**self._run, "stage": stage})
         self._bundles.set(len(figures.doing), self._run)
+        self._waiting.set(figures.num_waiting, self._run)
         self._openers.set(figures.openers, self._run)
         self._told, self._alive_s = now, figures.alive_s
 

@@ -97,6 +97,8 @@ class Worker:
         self._counters = Counters()
         self._in_flight: dict[str, Counters] = {}
         self._doing: dict[str, str] = {}
+        self._ahead: dict[str, list[Outcome]] = {}
+        """By bundle, what the device has not got yet, opened or not."""
         self._counting = threading.Lock()
         self._born = time.monotonic()
         self._first_bundle_at: float | None = None
@@ -116,6 +118,7 @@ class Worker:
                 commit = self._tag(bundle, order)
         finally:
             self._doing.pop(bundle.id, None)
+            self._ahead.pop(bundle.id, None)
         self._monitor.done(bundle.id)
         self.beat()
         return commit
@@ -125,14 +128,16 @@ class Worker:
         done = self._begin_counting(bundle)
         self._decide_who_opens()
         counted = 0
+        self._ahead[bundle.id] = outcomes
         self._doing[bundle.id] = "opens images of"
         for slab in self._slabs(bundle, outcomes, order):
+            upto = slab[-1].outcome.ref.position - bundle.first + 1
             with self._device:
+                self._ahead[bundle.id] = outcomes[upto:]
                 self._doing[bundle.id] = "looks at images of"
                 started = time.monotonic()
                 self._look(bundle, slab)
                 self._count(num_slabs=1, predict_s=time.monotonic() - started)
-            upto = slab[-1].outcome.ref.position - bundle.first + 1
             self._count_images(outcomes[counted:upto], done)
             counted = upto
             self._doing[bundle.id] = "opens images of"
@@ -243,6 +248,7 @@ class Worker:
             decode_threads=num_openers or self._plan.stream.decode_threads,
             fetches=max(1, num_openers) * self._plan.stream.fetches,
             openers=num_openers,
+            num_waiting=sum(outcome.width > 0 for ahead in list(self._ahead.values()) for outcome in ahead),
             doing=dict(self._doing),
             in_flight=in_flight,
         )

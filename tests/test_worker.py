@@ -261,6 +261,32 @@ def test_figures_count_every_image_once(run: Run) -> None:
     assert counters.fetched_bytes == sum(Path(image.uri).stat().st_size for image in run.listed)
 
 
+def test_images_that_are_opened_and_wait_for_the_device_are_counted_until_it_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, num_images=10, size=10)
+    run.lease.acquire()
+    Path(run.listed[8].uri).write_bytes(b"no picture")
+    monkeypatch.setattr(worker, "BEAT_S", 1e6)  # or a beat of before could come after the one that is asked for
+    one = run.worker(slab_images=4)
+    waiting: list[int] = []
+
+    def told() -> int:
+        one.beat()
+        return run.monitor.snapshot()[one.name].num_waiting
+
+    def watched(slab: Any, loaded: Any) -> None:
+        one._stream._pool.shutdown()  # all that is ahead has been opened then
+        waiting.append(told())
+        look(slab, loaded)
+
+    monkeypatch.setattr(worker, "look", watched)
+    one.tag(run.bundles[0])
+    assert waiting == [5, 1, 0]
+    assert told() == 0
+    run.lease.release()
+
+
 _DIES_OF_A_STUCK_PICTURE = """
 import sys, threading
 from pathlib import Path
