@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from batchtag.cluster.jobs import _job
+from batchtag.cluster.submission import make_submission
 from batchtag.spec import make_spec
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +41,7 @@ RAYJOB_FIELDS = {
     },
 }
 """Of ray.io/v1, as KubeRay's `rayjob_types.go` and `raycluster_types.go` publish them."""
+NEEDS = "and CUDA 13 of requirements.lock needs 580 or newer. Set ImageId"
 
 
 def ray_of_the_lock() -> str:
@@ -87,6 +94,37 @@ def test_the_cluster_asks_for_a_token_keeps_its_dashboard_private_and_holds_no_k
     assert "aws_secret" not in (ROOT / "cluster.yaml").read_text().lower()
 
 
+def test_every_machine_has_an_image_of_its_own_choice(cluster: dict[str, Any]) -> None:
+    """Else Ray takes one whose driver is years too old. EC2 resolves the parameter, so Ray must hand it on as it is."""
+    from ray.autoscaler._private.aws.config import _check_ami
+
+    filled = deepcopy(cluster)
+    _check_ami(filled)  # type: ignore[no-untyped-call]
+    for name, kind in cluster["available_node_types"].items():
+        image = kind["node_config"]["ImageId"]
+        assert re.fullmatch(r"resolve:ssm:/aws/service/deeplearning/ami/x86_64/[a-z0-9.-]+/latest/ami-id", image)
+        assert filled["available_node_types"][name]["node_config"]["ImageId"] == image
+
+
+@pytest.mark.parametrize(
+    ("driver", "code"),
+    [("595.71.05", 0), ("580.65.06", 0), ("1000.1", 0), ("570.86.15", 1), ("450.248.02", 1), ("", 1)],
+)
+def test_a_machine_whose_driver_is_too_old_for_the_locked_cuda_ends_ray_up(
+    cluster: dict[str, Any], driver: str, code: int, tmp_path: Path
+) -> None:
+    assert re.search(r"^cuda-toolkit==13\.", (ROOT / "requirements.lock").read_text(), re.MULTILINE), "needs 580"
+    modinfo = tmp_path / "modinfo"
+    modinfo.write_text(f"#!/bin/sh\n[ \"$*\" = '-F version nvidia' ] && [ -n '{driver}' ] && echo '{driver}'\n")
+    modinfo.chmod(0o755)
+    (command,) = cluster["initialization_commands"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ended = subprocess.run(["bash", "-c", f"({command})"], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert ended.stderr == (f"NVIDIA's driver of this AMI is '{driver}', {NEEDS}\n" if code else "")
+    assert "NVIDIA's driver 580 or newer" in (ROOT / "deploy" / "rayjob.yaml").read_text()
+
+
 def test_ray_has_one_version_everywhere(cluster: dict[str, Any], rayjob: tuple[dict[str, Any], dict[str, Any]]) -> None:
     version = ray_of_the_lock()
     assert cluster["docker"]["image"].startswith(f"rayproject/ray:{version}-")
@@ -121,6 +159,25 @@ def test_the_rayjob_asks_for_a_token_and_its_job_is_one_that_run_accepts(
         for asked in [group["template"]["spec"]["containers"][0]["resources"]["requests"]]
     ]
     assert job["spec"]["entrypoint"].endswith(" /jobs/job.yaml")
+
+
+def test_the_rayjob_is_listed_and_found_as_if_it_had_been_submitted(
+    rayjob: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    config, job = rayjob
+    told, run = job["spec"]["metadata"], job["spec"]["jobId"]
+    sent = make_submission(make_spec(yaml.safe_load(config["data"]["job.yaml"]), origin="rayjob.yaml"), name="shelves")
+    assert all(isinstance(value, str) for value in told.values())
+    assert told == {**sent.metadata, "base": run}
+    about = {"submission_id": run, "status": "RUNNING", "message": "", "driver_exit_code": None}
+    listed = _job(SimpleNamespace(metadata=told, start_time=0, end_time=0, **about))
+    assert (listed.run_id, listed.base, listed.name, listed.out) == (run, run, "shelves", "s3://acme-tags/shelves")
+    assert f" --run-id {run} " in job["spec"]["entrypoint"], "its records are found by the id that Ray has"
+
+
+def test_kuberay_begins_a_job_that_failed_again_once(rayjob: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Whatever it ended with: each time is a new cluster."""
+    assert rayjob[1]["spec"]["backoffLimit"] == 1
 
 
 def test_the_dashboard_draws_metrics_that_there_are_and_the_readme_names_them_all() -> None:
