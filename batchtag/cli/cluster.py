@@ -25,10 +25,11 @@ POLL_S = 2.0
 LOST_S = 600.0
 """A driver writes its record every five seconds; one that is silent is waited for so much longer."""
 SURE_S = 20.0
-"""A record that says the end must stand for so long where the cluster is not heard: a driver may be begun again."""
+"""Where the cluster is not heard, a record must say so long that a run failed: a driver may be begun again."""
 CANCEL_S = 60
 """Beyond the time that a driver has to end."""
 _UNHEARD = ("silent", "unknown")
+_NOT_FINAL = ("failed", "interrupted")
 _NOW = "; on the nodes that are there now: what an autoscaler may add, compute.may_grow_to tells"
 _NUMBERS = ("images", "images/s", "failed")
 _WIDE = 300
@@ -88,7 +89,7 @@ def _send(cluster: Cluster, submission: Submission, *, as_json: bool) -> None:
             f"batchtag: Ray is {here} here and {there} on the cluster; a job may behave otherwise there", err=True
         )
     run, is_new = jobs.submit(submission)
-    keep(Note(run_id=run.run_id, address=cluster.address, out=run.out, name=run.name))
+    keep(Note(run_id=run.run_id, address=cluster.address, out=run.out, name=run.name, options=run.options))
     if not is_new:
         typer.echo(f"this job is under way already; `batchtag status {run.run_id} --watch` follows it", err=True)
     if as_json:
@@ -155,7 +156,7 @@ def list_runs(address: Address = "", insecure: Insecure = False, as_json: Json =
         table.add_column(heading, no_wrap=heading == "run", justify="right" if heading in _NUMBERS else "left")
     for one in found:
         figures = one.figures
-        done = f"{figures.done:,} of {figures.total:,}" if one.record else ""
+        done = f"{figures.done:,} of {figures.total:,}" if one.record else "cannot be read" if one.trouble else ""
         cells = [one.run_id, one.name, one.state.replace("_", " "), done]
         cells += [f"{figures.images_per_s:,.1f}" if one.record else "", f"{one.record.get('num_failed', 0):,}"]
         table.add_row(*(Text(printable(cell), overflow="fold") for cell in [*cells, one.started[:16], one.out]))
@@ -174,7 +175,7 @@ def status(
 ) -> None:
     """How a run is doing, from its record in OUT; the cluster need not be within reach."""
     watched = _Watched(run, address, insecure)
-    one = watched.until_over() if watch and not as_json else watched.look()
+    one = watched.until_over() if watch else watched.look()
     typer.echo(json.dumps(_plain(one), indent=1, ensure_ascii=False) if as_json else _lines(one))
 
 
@@ -202,10 +203,23 @@ def logs(
     insecure: Insecure = False,
 ) -> None:
     """What a run's driver said, from the cluster."""
+    from batchtag.errors import RunFailed
+
     jobs, shown, run = _jobs_of(run, address, insecure), 0, _submission_of(run)
+    heard, trouble = time.monotonic(), ""
     while True:
-        is_last = jobs.get(run).is_over or not follow
-        lines = jobs.log(run).split("\n")
+        try:
+            is_last = jobs.get(run).is_over or not follow
+            lines = jobs.log(run).split("\n")
+        except RunFailed as error:
+            if not follow or time.monotonic() - heard > LOST_S:
+                raise
+            if error.message != trouble:
+                trouble = error.message
+                typer.echo(f"batchtag: asking again, because {printable(trouble)}", err=True)
+            time.sleep(POLL_S)
+            continue
+        heard = time.monotonic()
         whole = lines if is_last and lines[-1] else lines[:-1]
         for line in whole[shown:]:
             typer.echo(printable(line))
@@ -258,18 +272,21 @@ class _Watched:
         self._run = run if self._is_out else _submission_of(run)
         self._asked = address, insecure
         note = None if self._is_out else find(self._run)
-        self._out, self._name = (note.out, note.name) if note else ("", "")
+        self._out, self._name, self._options = (note.out, note.name, note.options) if note else ("", "", {})
         self._since = 0.0
         self._jobs: Jobs | None = None
         self._trouble = ""
-        self._is_heard = True
+        self._is_heard = False  # the cluster, when it was looked at last
+        self._seen: Standing | None = None
 
     def look(self) -> Standing:
         """How it is doing now. Raises what the cluster answered if there is nowhere else to look."""
+        from dataclasses import replace
+
         from batchtag.errors import RunFailed
 
         if self._is_out:
-            return _newest(self._run)
+            return self._newest()
         try:
             self._jobs = self._jobs or _jobs_of(self._run, *self._asked)
             job = self._jobs.get(self._run)
@@ -280,29 +297,48 @@ class _Watched:
             if error.message != self._trouble:
                 self._trouble = error.message
                 typer.echo(f"batchtag: by its record alone, because {printable(error.message)}", err=True)
-            return _stand(self._run, self._out, None, name=self._name, since=self._since)
+            one = _stand(self._run, self._out, None, since=self._since, options=self._options)
+            return replace(one, name=self._name)
         self._is_heard, self._out, self._name, self._since = True, job.out, job.name, job.started
+        self._options = job.options
         one = _stand(self._run, job.out, job)
         return one if one.state != "died" else _with_reason(one, self._jobs.last_lines(self._run))
 
+    def _newest(self) -> Standing:
+        """The last run of OUT. Once it was seen, a store that does not answer is waited for."""
+        from dataclasses import replace
+
+        try:
+            self._seen = _newest(self._run)
+        except StorageError as error:
+            if self._seen is None:
+                raise
+            return replace(self._seen, state="unknown", record={}, trouble=error.message)
+        return self._seen
+
     def until_over(self, *, quiet: bool = False) -> Standing:
-        """Shown on stderr meanwhile. Raises RunFailed when nothing has been heard of it for LOST_S."""
+        """Shown on stderr meanwhile. Raises RunFailed when nothing has been heard of it for LOST_S.
+
+        A record that is written again is a sign of life, however old it looks: this machine's clock may be ahead.
+        """
         from rich.console import Console
 
         from batchtag.errors import RunFailed
         from batchtag.progress import Figures, Progress
 
         heard = alive = time.monotonic()
+        written = ""
         with Progress(Console(stderr=True), quiet=quiet) as progress:
             while True:
                 one, now = self.look(), time.monotonic()
                 alive = alive if one.is_over else now
-                if one.is_over and (self._is_heard or now - alive > SURE_S):
+                if one.is_over and (self._is_heard or one.state not in _NOT_FINAL or now - alive > SURE_S):
                     return one
-                heard = heard if one.state in _UNHEARD else now
+                before, written = written, one.record.get("updated_at", written)
+                heard = heard if one.state in _UNHEARD and written == before else now
                 if now - heard > LOST_S:
                     raise RunFailed(f"nothing has been heard of {self._run} for {LOST_S:.0f} s. {one.line()}")
-                phase = one.state if one.state != "running" or not one.record else ""
+                phase = f"{one.state}{one.unread}" if one.state != "running" or not one.record else ""
                 progress.show(Figures(phase=phase) if phase else one.figures)
                 time.sleep(POLL_S)
 
@@ -326,19 +362,17 @@ def _newest(out: str) -> Standing:
     return _stand(run_id, out, None)
 
 
-def _stand(run_id: str, out: str, job: RayJob | None, *, name: str = "", since: float = 0.0) -> Standing:
-    from dataclasses import replace
-
+def _stand(
+    run_id: str, out: str, job: RayJob | None, *, since: float = 0.0, options: dict[str, Any] | None = None
+) -> Standing:
     from batchtag.cluster.watching import standing
     from batchtag.storage import open_store
 
     try:
-        store = open_store(out)
-    except StorageError:
-        out = ""
-        store = open_store("/")
-    one = standing(run_id, out=out, store=store, job=job, since=since)
-    return replace(one, name=one.name or name)
+        store = open_store(out, job.options if job else options)
+    except StorageError as error:
+        return standing(run_id, out=out, store=None, job=job, since=since, trouble=error.message)
+    return standing(run_id, out=out, store=store, job=job, since=since)
 
 
 def _plain(one: Standing) -> dict[str, Any]:

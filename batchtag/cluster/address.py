@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -24,6 +25,8 @@ class Cluster:
 
     address: str
     token: str = field(default="", repr=False)
+    insecure: bool = False
+    """Somebody insisted."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -44,8 +47,8 @@ def cluster_at(asked: str, *, insecure: bool = False) -> Cluster:
             f"the address of {url.hostname} holds a name or a password, which would be kept and shown; take it out. "
             "A cluster's token is RAY_AUTH_TOKEN"
         )
-    cluster = Cluster(address=address, token=find_token())
-    if insecure or address == "auto" or is_loopback(url.hostname or ""):
+    cluster = Cluster(address=address, token=find_token(), insecure=insecure)
+    if insecure or address == "auto" or is_this_machine(url.hostname or ""):
         return cluster
     if url.scheme != "https":
         raise UsageError(
@@ -61,9 +64,17 @@ def cluster_at(asked: str, *, insecure: bool = False) -> Cluster:
     return cluster
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host of a URL is this machine."""
+def is_this_machine(host: str) -> bool:
+    """Whether a host of a URL is this machine: the loopback, or an address of its own, as heads know themselves by."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ip = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
+    if ip.is_loopback or ip.is_multicast:
+        return ip.is_loopback
+    try:
+        with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as own:
+            own.bind((host, 0))
+    except OSError:
+        return False
+    return True

@@ -14,11 +14,12 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from batchtag.cluster.address import Cluster
+from batchtag.cluster.address import Cluster, cluster_at, is_this_machine
 from batchtag.cluster.submission import JOB_FILE, Submission
 from batchtag.errors import BatchtagError, RunFailed, UsageError
 from batchtag.placement import Machine
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _LAST_LINES = 12
-_ANSWER_S = 60.0
-"""Between two pieces of an answer; a package is uploaded in one request, and answered when all of it is there."""
+_ANSWER_S = (5.0, 60.0)
+"""To connect, and between two pieces of an answer: `status` asks again and again where perhaps nobody is."""
+_UPLOAD_S = (600.0, 600.0)
+"""Of a package, in one request: what urllib3 has for connecting must be enough to send all of it, too (tried)."""
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -42,6 +45,8 @@ class RayJob:
     name: str
     out: str
     base: str
+    options: dict[str, Any] = field(default_factory=dict)
+    """`output.storage_options`: how OUT is reached."""
     message: str = ""
     exit_code: int | None = None
     """Of its driver, when that is over."""
@@ -57,25 +62,27 @@ class Jobs:
     """The runs of one cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
-        """Asks the cluster for its version. Raises RunFailed when it does not answer, or not to us."""
+        """Asks the cluster for its version. Raises RunFailed when it does not answer, or not to us.
+
+        Raises UsageError where its head leads to an address that is not safe to speak to.
+        """
         self._cluster = cluster
         with self._words():
-            if "://" not in cluster.address and "RAY_AUTH_MODE" not in os.environ:
-                # `auto` and host:6379 lead Ray to the dashboard by way of the head's own port; read at its import.
-                try:
-                    os.environ["RAY_AUTH_MODE"] = auth_mode(cluster.address)
-                except RunFailed as error:
-                    raise RunFailed(f"{cluster.address}: {error.message}") from None
+            reached = _dashboard(cluster)
             from ray.job_submission import JobSubmissionClient
+
+            # A proxy for the web would see the token, and does not lead here.
+            proxies = {"no_proxy": "*"} if is_this_machine(urlsplit(reached.address).hostname or "") else None
 
             class Client(JobSubmissionClient):
                 """Ray's own waits for an answer for ever."""
 
-                def _do_request(self, *words: Any, **options: Any) -> Any:
-                    return super()._do_request(*words, **{"timeout": _ANSWER_S, **options})
+                def _do_request(self, method: str, *words: Any, **options: Any) -> Any:
+                    limits = _UPLOAD_S if method == "PUT" else _ANSWER_S
+                    return super()._do_request(method, *words, **{"timeout": limits, "proxies": proxies, **options})
 
             logging.getLogger("ray").setLevel(logging.ERROR)
-            self._client: JobSubmissionClient = Client(cluster.address, headers=cluster.headers or None)
+            self._client: JobSubmissionClient = Client(reached.address, headers=reached.headers or None)
 
     def versions(self) -> tuple[str, str]:
         """Ray's version here, and there."""
@@ -164,26 +171,51 @@ class _Taken(BatchtagError):
     """The id of a submission is taken."""
 
 
+def _dashboard(cluster: Cluster) -> Cluster:
+    """The cluster by its dashboard's http(s) address, to which `auto`, host:6379 and ray:// lead Ray.
+
+    Raises UsageError for one that is not safe to speak to: the token goes where the head says, not where it was asked.
+    """
+    if cluster.address.startswith(("http://", "https://")):
+        return cluster
+    if "RAY_AUTH_MODE" not in os.environ:  # read when Ray is imported
+        try:
+            os.environ["RAY_AUTH_MODE"] = auth_mode(cluster.address)
+        except RunFailed as error:
+            raise RunFailed(f"{cluster.address}: {error.message}") from None
+    from ray.dashboard.utils import get_address_for_submission_client
+
+    return cluster_at(get_address_for_submission_client(cluster.address), insecure=cluster.insecure)
+
+
 def _ours(error: Exception, cluster: Cluster, run_id: str) -> BatchtagError:
     text = " ".join(str(error).split())
-    kind = type(error).__name__
-    if "already exists" in text:
+    kind, status = type(error).__name__, _status(error, text)
+    if status and re.search(r"submission_id \S+ already exists", text):
         return _Taken(text)
-    if run_id and ("404" in text[:60] or "does not exist" in text):
+    if run_id and status == 404:
         return UsageError(f"{cluster.address} knows no run {run_id}; `batchtag list` shows those it has")
-    if kind == "AuthenticationError" or "401" in text[:60] or "403" in text[:60]:
-        had = "the token it was given" if cluster.token else "no token"
-        return RunFailed(f"{cluster.address} does not accept {had}; set RAY_AUTH_TOKEN to the cluster's own")
-    if "413" in text[:80]:
+    if kind == "AuthenticationError" or status in (401, 403):
+        why = "does not accept the token it was given" if cluster.token else "wants a token, and none was given"
+        return RunFailed(f"{cluster.address} {why}; set RAY_AUTH_TOKEN to the cluster's own")
+    if status == 413:
         return RunFailed(f"{cluster.address} takes no package that large (Ray's limit is 100 MiB): {text[:200]}")
     if untrusted := _why_untrusted(error):
         return RunFailed(
             f"the certificate of {cluster.address} is not trusted here ({untrusted}); REQUESTS_CA_BUNDLE names the "
             "file of an authority of your own"
         )
-    if isinstance(error, ConnectionError | OSError) or "Connection" in kind or "Failed to connect" in text:
+    if not status and (isinstance(error, OSError) or "Connection" in kind or "Failed to connect" in text):
         return RunFailed(f"no Ray cluster answers at {cluster.address}: {text[:300]}")
     return RunFailed(f"{cluster.address}: {kind}: {text[:500]}")
+
+
+def _status(error: Exception, text: str) -> int:
+    """The HTTP status of the answer, as requests and Ray's client tell it; 0 if there was no answer."""
+    if (answer := getattr(error, "response", None)) is not None:
+        return int(answer.status_code)
+    found = re.match(r"(?:Request failed with status code|Version check returned) (\d{3})\b", text)
+    return int(found[1]) if found else 0
 
 
 def _why_untrusted(error: BaseException | None) -> str:
@@ -203,8 +235,18 @@ def _job(details: Any) -> RayJob:
         name=facts.get("name", ""),
         out=facts.get("out", ""),
         base=facts.get("base", ""),
+        options=_options(facts.get("options", "")),
         message=details.message or "",
         exit_code=details.driver_exit_code,
         started=(details.start_time or 0) / 1000,
         ended=(details.end_time or 0) / 1000,
     )
+
+
+def _options(text: str) -> dict[str, Any]:
+    """What a submission wrote; {} for what another program did."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class Note:
     address: str
     out: str
     name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    """`output.storage_options`: how OUT is reached. A job with a secret there was not sent."""
 
 
 def _folder() -> Path:

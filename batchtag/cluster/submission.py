@@ -27,7 +27,9 @@ JOB_FILE = "job.yaml"
 STOP_WAIT_S = 120
 """How long a driver may take to end when it is cancelled, before Ray kills it. Ray's own default is 3 s."""
 _SECRET_NAME = re.compile(
-    r"SECRET|TOKEN$|PASSWORD|PASSWD|ACCESS_?KEY|PRIVATE|CREDENTIAL|_KEY$|API_?KEY|CONNECTION_STRING", re.IGNORECASE
+    r"SECRET|TOKEN$|PASSWORD|PASSWD|PASSPHRASE|ACCESS_?KEY|PRIVATE|CREDENTIAL|_KEY$|_PWD$|API_?KEY|CONNECTION_STRING"
+    r"|WEBHOOK|(?:^|_)(?:PASS|PAT|AUTH|SAS(?:_UR[IL])?)$",
+    re.IGNORECASE,
 )
 
 
@@ -69,12 +71,15 @@ def make_submission(spec: JobSpec, *, name: str) -> Submission:
         runtime_env["pip"] = list(compute.pip)
     if compute.package == "sent":
         runtime_env["py_modules"] = [str(Path(__file__).parents[1])]
+    metadata = {"batchtag": __version__, "name": name, "out": spec.output.uri, "base": base_id}
+    if spec.output.storage_options:
+        metadata["options"] = json.dumps(job["output"]["storage_options"])
     return Submission(
         base_id=base_id,
         retries=compute.retries,
         expects=__version__ if compute.package == "image" else "",
         runtime_env=runtime_env,
-        metadata={"batchtag": __version__, "name": name, "out": spec.output.uri, "base": base_id},
+        metadata=metadata,
         job=job,
         warnings=tuple(_local_paths(spec)),
     )

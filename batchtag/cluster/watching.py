@@ -6,7 +6,6 @@ a driver that was killed cannot write that it was. So a record that says "runnin
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchtag.cluster.jobs import RayJob
-from batchtag.errors import StorageError
+from batchtag.errors import Code, StorageError
 from batchtag.layout import Layout
 from batchtag.progress import Figures, duration, figures_of, line
-from batchtag.storage import Store
+from batchtag.storage import Store, read_json
 
 SILENT_S = 60.0
 SKEW_S = 60.0
@@ -30,8 +29,8 @@ _OVER = {"SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
 class Standing:
     """One run at one moment, in words that people use.
 
-    `state` is waiting, starting, running, silent, unknown (no record could be read, and the cluster was not asked),
-    done, interrupted, cancelled, failed, too_many_failures or died.
+    `state` is waiting, starting, running, silent, unknown (there is no record, and the cluster was not asked), done,
+    interrupted, cancelled, failed, too_many_failures or died.
     """
 
     run_id: str
@@ -44,6 +43,8 @@ class Standing:
     driver_code: int | None = None
     last_lines: tuple[str, ...] = ()
     """What the driver of a run that died said last."""
+    trouble: str = ""
+    """Why its record could not be read, if there is one."""
 
     @property
     def is_over(self) -> bool:
@@ -59,32 +60,44 @@ class Standing:
     def figures(self) -> Figures:
         return figures_of(self.record)
 
+    @property
+    def unread(self) -> str:
+        """The end of a line about a run whose record cannot be read; else ""."""
+        return f"; its record cannot be read: {self.trouble}" if self.trouble else ""
+
     def line(self) -> str:
         """One line: as `run` shows it while it lives, then how it ended."""
         said = f"{self.run_id}: {self.state.replace('_', ' ')}"
         if self.is_over:
             done = f", {self.record['num_done']:,} of {self.record['num_images']:,} images" if self.record else ""
             code = f", exit code {self.driver_code}" if self.state == "died" and self.driver_code is not None else ""
-            return f"{said}{code}{done}{f': {self.message}' if self.message else ''}"
+            return f"{said}{code}{done}{f': {self.message}' if self.message else ''}{self.unread}"
         if self.state == "silent":
             said += f" for {duration(age_s(self.record))}"
-        return f"{said} | {line(self.figures)}" if self.record else said
+        return f"{said} | {line(self.figures)}" if self.record else f"{said}{self.unread}"
 
 
-def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None, since: float = 0.0) -> Standing:
-    """How this run is doing. `job` is what Ray says of it, where it was asked. A record that cannot be read is none.
+def standing(
+    run_id: str, *, out: str, store: Store | None, job: RayJob | None = None, since: float = 0.0, trouble: str = ""
+) -> Standing:
+    """How this run is doing. `job` is what Ray says of it, where it was asked; `trouble` why OUT has no store.
 
     The id of a run derives from its job, so OUT may hold a record of the same id that another cluster left: what is
     older than Ray's job (or `since`, epoch seconds, where it was asked before) is not this run's.
     """
-    record = read_record(run_id, store=store, layout=Layout(out)) if out else {}
+    record: dict[str, Any] = {}
+    try:
+        record = read_record(run_id, store=store, layout=Layout(out)) if out and store else {}
+    except StorageError as error:
+        trouble = error.message
     if record and _began(record) < (job.started if job else since) - SKEW_S:
         record = {}
     state, message = record.get("state", ""), record.get("message", "")
     if job is None:
         state = "silent" if state == "running" and age_s(record) > SILENT_S else state or "unknown"
     elif not job.is_over:
-        state = "running" if record and job.status == "RUNNING" else {"RUNNING": "starting"}.get(job.status, "waiting")
+        begun = "running" if record or trouble else "starting"
+        state = begun if job.status == "RUNNING" else "waiting"
     elif job.status == "STOPPED" and state in ("", "running", "interrupted"):
         state, message = "cancelled", ""
     elif state in ("", "running"):
@@ -98,6 +111,7 @@ def standing(run_id: str, *, out: str, store: Store, job: RayJob | None = None, 
         message=message,
         started=record.get("started_at", "") or _time(job),
         driver_code=job.exit_code if job else None,
+        trouble=trouble,
     )
 
 
@@ -120,27 +134,36 @@ def _time(job: RayJob | None) -> str:
 
 
 def read_record(run_id: str, *, store: Store, layout: Layout) -> dict[str, Any]:
-    """The newest record of a run; {} if none. Each driver that was begun for it wrote its own, `<run id>.<time>`."""
+    """The newest record of a run. Each driver that was begun for it wrote its own, `<run id>.<time>`.
+
+    {} if there is none yet; raises StorageError if there may be one, and it cannot be read.
+    """
     try:
         uris = [found.uri for page in store.list_folder(layout.runs) for found in page]
-        mine = [uri for uri in uris if _is_of(uri, run_id)]
-        if not mine:
+    except StorageError as error:
+        if error.code is Code.NOT_FOUND:
             return {}
-        record = json.loads(store.read(max(mine)).data)
-    except (StorageError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        raise
+    mine = [uri for uri in uris if _is_of(uri, run_id)]
+    found = read_json(max(mine), store=store, build=dict) if mine else None
+    return found[0] if found else {}
 
 
 def newest_run(*, store: Store, layout: Layout) -> str:
-    """The id of the run of an OUT that began last; "" if there was none."""
+    """The id of the run of an OUT that began last; "" if there was none. Damaged records are passed over.
+
+    Raises StorageError if a record cannot be read: it may be the last one's, and another would be told in its place.
+    """
     newest: tuple[str, str] = ("", "")
     for page in store.list_folder(layout.runs):
-        for found in page:
+        for listed in page:
             try:
-                record = json.loads(store.read(found.uri).data)
-            except (StorageError, ValueError):
-                continue
+                found = read_json(listed.uri, store=store, build=dict)
+            except StorageError as error:
+                if error.code is Code.CORRUPT:
+                    continue
+                raise
+            record = found[0] if found else {}
             newest = max(newest, (record.get("started_at", ""), record.get("run_id", "")))
     return newest[1]
 

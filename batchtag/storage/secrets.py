@@ -60,7 +60,15 @@ def scrubbed(error: StorageError, options: Mapping[str, Any]) -> StorageError:
 def secret_strings(options: Mapping[str, Any]) -> Iterator[str]:
     """Every string that may be a secret, however deep."""
     for key, value in options.items():
-        if isinstance(value, Mapping):
-            yield from secret_strings(value)
-        elif isinstance(value, str) and key not in _HARMLESS:
-            yield value
+        if key not in _HARMLESS or isinstance(value, Mapping):
+            yield from _strings_of(value)
+
+
+def _strings_of(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from secret_strings(value)
+    elif isinstance(value, list | tuple | set):
+        for one in value:
+            yield from _strings_of(one)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
-from batchtag.cluster.address import cluster_at
+from batchtag.cluster.address import cluster_at, is_this_machine
 from batchtag.errors import UsageError
 
 
@@ -39,6 +41,14 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(insecure: bool) 
     with pytest.raises(UsageError, match=r"^the address of ray.acme.internal holds a name or a password") as refused:
         cluster_at("https://me:hidden@ray.acme.internal", insecure=insecure)
     assert "hidden" not in refused.value.message
+
+
+def test_this_machine_is_known_by_all_its_addresses() -> None:
+    """A head that listens everywhere tells its own address, not the loopback's."""
+    own = {at.address for card in psutil.net_if_addrs().values() for at in card if at.family is socket.AF_INET}
+    assert "127.0.0.1" in own
+    assert all(is_this_machine(address) for address in own)
+    assert not any(is_this_machine(host) for host in ("192.0.2.1", "224.0.0.1", "2001:db8::1", "ray.acme.internal", ""))
 
 
 def test_tls_with_a_token_and_this_machine_are_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:

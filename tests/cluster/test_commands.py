@@ -6,7 +6,8 @@ import json
 import re
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 import yaml
 
 from batchtag.cli import cluster as cli
+from batchtag.cluster.jobs import RayJob
 from batchtag.cluster.notes import Note, keep
-from batchtag.cluster.watching import Standing
+from batchtag.cluster.watching import Standing, newest_run
+from batchtag.errors import RunFailed, StorageError
 from batchtag.layout import Layout
 from batchtag.record import RunReport
 from batchtag.storage.local import LocalStore
@@ -103,6 +106,7 @@ def test_a_job_is_submitted_once_watched_and_its_tables_are_proven(
     run = tell("submit", job).out.strip()
     again = tell("submit", job)
     assert (again.out.strip(), "is under way already" in again.err) == (run, True)
+    followed = tell("logs", run, "-f").out
     tell("wait", run)
     metrics = counted(open_head, run)
     drawn = set(re.findall(r"ray_batchtag_\w+", (ROOT / "deploy" / "grafana.json").read_text()))
@@ -117,7 +121,9 @@ def test_a_job_is_submitted_once_watched_and_its_tables_are_proven(
     told = json.loads(tell("status", run, "--json").out)
     assert (told["state"], told["record"]["num_done"], told["exit_code"]) == ("done", 300, 0)
     assert tell("status", str(out)).out == f"{by}: done, 300 of 300 images\n"
-    assert "nothing is left" not in tell("logs", run).out
+    assert "nothing is left" not in followed
+    assert followed == tell("logs", run).out, "every line once"
+    assert "300 of 300 images" in followed
     (listed,) = [one for one in json.loads(tell("list", "--json").out) if one["run_id"] == run]
     assert (listed["state"], listed["name"], listed["out"]) == ("done", "job", str(out))
     assert run in tell("list").out.replace("\n", "")
@@ -139,6 +145,7 @@ def test_a_cancelled_run_keeps_what_is_committed_gives_all_back_and_is_gone_on_w
     assert tell("cancel", run).out.startswith(f"{run}: cancelled, ")
     _, alive = psutil.wait_procs(actors, timeout=max(0.0, asked + 30 - time.monotonic()))
     assert (alive, head.actors()) == ([], [])
+    assert time.monotonic() - asked <= 30, "from the command to the end of all that the run had"
     assert not Path(Layout(str(out)).lease).exists()
     committed = len(list((out / "images").glob("*.parquet")))
     assert 2 <= committed < 20
@@ -159,10 +166,8 @@ def test_a_wrong_token_or_none_gets_one_clear_line(
     tell = ask(head)
     monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     refused = tell("list", code=1)
-    said = "the token it was given" if token else "no token"
-    assert refused.err == (
-        f"batchtag: {head.address} does not accept {said}; set RAY_AUTH_TOKEN to the cluster's own\n"
-    )
+    said = "does not accept the token it was given" if token else "wants a token, and none was given"
+    assert refused.err == f"batchtag: {head.address} {said}; set RAY_AUTH_TOKEN to the cluster's own\n"
     assert refused.out == ""
 
 
@@ -267,6 +272,143 @@ def test_an_end_that_only_the_record_tells_must_stand_for_a_while(monkeypatch: p
     monkeypatch.setattr(cli, "SURE_S", 0.05)
     seen = iter([("failed", False)] * 1000)
     assert watched.until_over(quiet=True).state == "failed"
+
+
+def store_record(out: Path, state: str, **facts: Any) -> None:
+    """As a run writes it; a later call is the same run later."""
+    report = RunReport(run_id="r-1", out=str(out), started_at="2026-11-21T10:00:00+00:00", state=state, num_images=5)
+    report.store(store=LocalStore(), layout=Layout(str(out)))
+    record = Path(Layout(str(out)).run("r-1"))
+    record.write_text(json.dumps(json.loads(record.read_text()) | facts))
+
+
+def waited(
+    watched: cli._Watched, before_each_look: Iterator[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> Standing:
+    """What waiting ends with, when the world changes before each look."""
+    look = watched.look
+
+    def changed_look() -> Standing:
+        next(before_each_look)()
+        return look()
+
+    monkeypatch.setattr(cli, "POLL_S", 0.0)
+    monkeypatch.setattr(watched, "look", changed_look)
+    return watched.until_over(quiet=True)
+
+
+@pytest.mark.parametrize("end", ["done", "too_many_failures"])
+def test_of_an_out_only_an_end_that_stays_is_believed_at_once(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver with retries begins again seconds after one that failed."""
+    states = ("failed", "failed", "running", "interrupted", "running", end)
+    watched = cli._Watched(str(tmp_path), "", insecure=False)
+    changes = (partial(store_record, tmp_path, state) for state in states)
+    assert waited(watched, changes, monkeypatch).state == end
+    assert next(changes, None) is None
+
+
+def test_a_clock_that_is_ahead_takes_no_live_run_for_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To it every record is old; but one that is written again is no dead run's."""
+    monkeypatch.setattr(cli, "LOST_S", 0.0)
+    watched = cli._Watched(str(tmp_path), "", insecure=False)
+    written = [f"2026-11-21T10:00:0{second}+00:00" for second in range(5)]
+    changes = [partial(store_record, tmp_path, "running", updated_at=when) for when in written]
+    ended = [*changes, partial(store_record, tmp_path, "done")]
+    assert waited(watched, iter(ended), monkeypatch).state == "done"
+    with pytest.raises(RunFailed, match=r"nothing has been heard of .*: silent for "):
+        waited(cli._Watched(str(tmp_path), "", insecure=False), iter([changes[0]] * 3), monkeypatch)
+
+
+def test_a_store_that_does_not_answer_for_a_while_ends_no_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        def denied(*_: Any, **__: Any) -> None:
+            raise StorageError("s3://tags: does not answer")
+
+        monkeypatch.setattr("batchtag.cluster.watching.newest_run", denied)
+
+    def answer() -> None:
+        monkeypatch.setattr("batchtag.cluster.watching.newest_run", newest_run)
+        store_record(tmp_path, "done")
+
+    def run() -> None:
+        store_record(tmp_path, "running")
+
+    watched = cli._Watched(str(tmp_path), "", insecure=False)
+    assert waited(watched, iter([run, fail, fail, answer]), monkeypatch).state == "done"
+    fail()
+    told = cli._Watched.look(watched)
+    assert (told.state, told.is_over, told.trouble) == ("unknown", False, "s3://tags: does not answer")
+    with pytest.raises(StorageError, match="does not answer"):
+        cli._Watched(str(tmp_path), "", insecure=False).look()
+
+
+def test_a_run_is_watched_to_its_end_as_json_too(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "POLL_S", 0.0)
+    seen = iter(["running", "running", "done"])
+    monkeypatch.setattr(cli._Watched, "look", lambda _: Standing(run_id="r-1", state=next(seen), out=""))
+    said = typed("status", str(tmp_path), "--watch", "--json")
+    assert (json.loads(said.out)["state"], next(seen, None)) == ("done", None)
+
+
+class Shaky:
+    """A cluster that answers with these logs in turn, or not at all; the last one is that of a run that is over."""
+
+    def __init__(self, *logs: str | None) -> None:
+        self._logs = list(logs)
+
+    def get(self, run_id: str) -> RayJob:
+        is_last = len(self._logs) == 1
+        return RayJob(run_id=run_id, status="SUCCEEDED" if is_last else "RUNNING", name="", out="", base="")
+
+    def log(self, run_id: str) -> str:
+        if (log := self._logs.pop(0)) is None:
+            raise RunFailed("no Ray cluster answers at http://127.0.0.1:9")
+        return log
+
+
+def test_a_log_is_followed_over_requests_that_fail_but_not_for_ever(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def follow(*logs: str | None, words: tuple[str, ...] = ("-f",)) -> Said:
+        cluster = Shaky(*logs)
+        monkeypatch.setattr(cli, "_jobs_of", lambda *_: cluster)
+        return typed("logs", "batchtag-0", *words)
+
+    monkeypatch.setattr(cli, "POLL_S", 0.0)
+    said = follow("a\n", None, None, "a\nb", None, "a\nb\nc")
+    assert said == (0, "a\nb\nc\n", "batchtag: asking again, because no Ray cluster answers at http://127.0.0.1:9\n")
+    assert follow(None, "a\n", words=()).code == 1
+    monkeypatch.setattr(cli, "LOST_S", -1.0)
+    assert follow("a\n", None, "a\nb\n")[:2] == (1, "a\n")
+
+
+def test_out_is_read_the_way_the_job_says(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the note that `submit` left, and from what the cluster knows of the job: a MinIO is not found without."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    options, seen = {"client_kwargs": {"endpoint_url": "http://minio:9000"}}, []
+
+    def open_store(uri: str, given: dict[str, Any] | None = None) -> LocalStore:
+        seen.append((uri, given))
+        return LocalStore()
+
+    monkeypatch.setattr("batchtag.storage.open_store", open_store)
+    keep(Note(run_id="batchtag-0", address="http://127.0.0.1:9", out="s3://tags/x", name="shelves", options=options))
+    told = json.loads(typed("status", "batchtag-0", "--json").out)
+    assert (told["state"], told["name"]) == ("unknown", "shelves")
+    job = RayJob(run_id="batchtag-0", status="RUNNING", name="", out="s3://tags/y", base="", options=options)
+    cli._stand("batchtag-0", "s3://tags/y", job)
+    assert seen == [("s3://tags/x", options), ("s3://tags/y", options)]
+
+
+def test_an_out_that_nothing_installed_can_open_is_told() -> None:
+    job = RayJob(run_id="batchtag-0", status="RUNNING", name="", out="nosuch://tags", base="")
+    one = cli._stand("batchtag-0", "nosuch://tags", job)
+    assert one.out == "nosuch://tags"
+    assert one.line().startswith("batchtag-0: running; its record cannot be read: ")
 
 
 def test_a_run_of_which_nothing_is_heard_is_not_waited_for_for_ever(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,10 @@ def test_the_address_stays_here_and_the_environment_goes_along() -> None:
             {"models": [{"kind": "checkpoint", "uri": "s3://m/x", "storage_options": {"token": "abcd"}}]},
             "models.0..storage_options",
         ),
+        (
+            {"source": {"kind": "prefix", "uris": ["https://p/"], "storage_options": {"headers": ["wJalr"]}}},
+            "source.storage_options",
+        ),
         ({"compute": {"env": {"AWS_SECRET_ACCESS_KEY": "wJalr"}}}, "compute.env.AWS_SECRET_ACCESS_KEY"),
         ({"compute": {"env": {"AZURE_STORAGE_KEY": "wJalr"}}}, "compute.env.AZURE_STORAGE_KEY"),
         ({"compute": {"pip": ["--index-url https://me:wJalr@pypi.acme/simple"]}}, r"compute.pip\[0\]"),
@@ -76,6 +81,36 @@ def test_a_job_with_a_secret_does_not_travel(changes: dict[str, Any], place: str
     with pytest.raises(UsageError, match=place) as refused:
         submission(**changes)
     assert not any(secret in refused.value.message for secret in ("wJalr", "AKIA", "abcd"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("DB_PASS", "GIT_PAT", "HTTP_BASIC_AUTH", "AZURE_STORAGE_SAS", "SAS_URL", "SSH_PASSPHRASE"),
+        *("SLACK_WEBHOOK_URL", "MYSQL_PWD", "hf_token"),
+    ],
+)
+def test_the_names_that_people_give_secrets_are_known(name: str) -> None:
+    with pytest.raises(UsageError, match=f"compute.env.{name} looks like a secret"):
+        submission(compute={"env": {name: "x"}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PASSENGER", "BYPASS", "PASSES", "AUTHOR", "RAY_AUTH_MODE", "OAUTH", "PATH", "PATTERN", "COMPAT", "PWD"),
+        *("SASS_PATH", "KEYBOARD", "TOKENIZERS_PARALLELISM"),
+    ],
+)
+def test_a_harmless_name_that_looks_like_one_travels(name: str) -> None:
+    assert submission(compute={"env": {name: "x"}}).runtime_env["env_vars"][name] == "x"
+
+
+def test_how_out_is_reached_goes_along_for_whoever_watches() -> None:
+    options = {"client_kwargs": {"endpoint_url": "http://minio:9000"}, "use_ssl": False}
+    sent = submission(output={"uri": "s3://tags/2026", "storage_options": options})
+    assert json.loads(sent.metadata["options"]) == options
+    assert "options" not in submission().metadata
 
 
 def test_paths_of_this_machine_are_pointed_out() -> None:

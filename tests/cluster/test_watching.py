@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 
 from batchtag.cluster.jobs import RayJob
 from batchtag.cluster.watching import SILENT_S, Standing, newest_run, read_record, standing
+from batchtag.errors import Code, StorageError
 from batchtag.layout import Layout
 from batchtag.monitor import Counters
 from batchtag.progress import Figures, as_json, figures_of
 from batchtag.record import RunReport
+from batchtag.records import Blob, ListedImage
 from batchtag.storage.local import LocalStore
 
 STORE = LocalStore()
@@ -91,6 +94,56 @@ def test_a_record_that_another_cluster_left_under_the_same_id_is_not_this_run_s(
 
 def test_what_nobody_can_tell_is_not_over(tmp_path: Path) -> None:
     assert (told(tmp_path).state, told(tmp_path).is_over) == ("unknown", False)
+
+
+class Denied(LocalStore):
+    """A bucket that may be listed and not read, or neither."""
+
+    def __init__(self, *, lists: bool) -> None:
+        self._lists = lists
+
+    def list_folder(self, uri: str) -> Iterator[list[ListedImage]]:
+        if not self._lists:
+            raise StorageError(f"{uri}: access denied", code=Code.DENIED)
+        return super().list_folder(uri)
+
+    def read(self, uri: str, *, max_bytes: int | None = None, if_etag: str = "") -> Blob:
+        raise StorageError(f"{uri}: access denied", code=Code.DENIED)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("", "unknown"),
+        ("PENDING", "waiting"),
+        ("RUNNING", "running"),
+        ("FAILED", "died: Job failed: exit code 1"),
+        ("SUCCEEDED", "done: Job failed: exit code 1"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_told_with_the_reason(
+    tmp_path: Path, lists: bool, status: str, said: str
+) -> None:
+    """Without it a run would be "starting" until it is over."""
+    write(tmp_path, state="running")
+    one = standing(RUN, out=str(tmp_path), store=Denied(lists=lists), job=job(status) if status else None)
+    assert one.line().startswith(f"{RUN}: {said}; its record cannot be read: {tmp_path}/_batchtag/runs")
+    assert one.line().endswith(": access denied")
+
+
+def test_a_damaged_record_is_told_and_only_another_s_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path)
+    Path(Layout(str(tmp_path)).run(f"{RUN}.20261122000000")).write_text("{")
+    assert "its record cannot be read: " in told(tmp_path, "RUNNING").line()
+    assert "is damaged" in told(tmp_path).trouble
+    assert newest_run(store=STORE, layout=Layout(str(tmp_path))) == f"{RUN}.20261121100000"
+
+
+def test_an_out_whose_records_cannot_be_read_does_not_tell_of_another_run(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(StorageError, match="access denied"):
+        newest_run(store=Denied(lists=True), layout=Layout(str(tmp_path)))
 
 
 def test_an_out_tells_of_the_run_that_began_last(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchtag.errors import Code, ConditionFailed, StorageError
-from batchtag.storage.secrets import redacted, scrub, scrubbed
+from batchtag.storage.secrets import redacted, scrub, scrubbed, secret_strings
 
 OPTIONS = {
     "key": "AKIA123",
@@ -27,6 +27,12 @@ def test_redacted_options_keep_their_keys_and_no_value() -> None:
 def test_every_string_among_the_options_is_scrubbed_but_not_the_endpoint() -> None:
     text = "AKIA123 with s3cr/et+ and t0ken at http://minio:9000"
     assert scrub(text, OPTIONS) == "*** with *** and *** at http://minio:9000"
+
+
+def test_a_secret_in_a_list_is_one_too() -> None:
+    options = {"headers": ["Authorization: Bearer abc", {"x": ("deep",)}], "region": "eu", "ports": [1, 2]}
+    assert list(secret_strings(options)) == ["Authorization: Bearer abc", "deep"]
+    assert scrub("sent Authorization: Bearer abc to eu", options) == "sent *** to eu"
 
 
 def test_secrets_of_the_environment_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
