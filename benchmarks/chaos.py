@@ -6,9 +6,10 @@ A head and three worker nodes with a logical GPU each, every node a raylet of it
 (which needs root). While `batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a node that
 ended, for this or another reason, comes again three seconds later), of any of a node's worker processes, of an actor
 that tags, of the driver (the same command is given again), a node that is told to end (SIGTERM, as a spot machine's
-notice is handed on), or a node whose network is cut for 30 s. Each run gets four faults at most. Every run must end,
-`batchtag verify` must pass, and the tables must hold the rows of an undisturbed run but for run_id and tagged_at.
-Prints a line a run; exits 1 if one fails. A short form runs with the tests (`tests/line/test_chaos.py`).
+notice is handed on), or a node whose network is cut for 30 s. What cannot happen at the moment, because nodes are down
+or cut, counts for nothing, and something else happens. Each run gets four faults at most. Every run must end, `batchtag
+verify` must pass, and the tables must hold the rows of an undisturbed run but for run_id and tagged_at. Prints a line a
+run; exits 1 if one fails. A short form runs with the tests (`tests/line/test_chaos.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,12 +97,19 @@ def disturbed(
                 driver.wait(timeout=dice.uniform(4, 12))
             except subprocess.TimeoutExpired:
                 if sum(faults.values()) < min(left, A_RUN):
-                    kind = dice.choice(asked.kinds)
-                    faults[kind] += FAULTS[kind](driver, nodes, dice)
+                    faults.update(strike(driver, nodes, dice, asked.kinds))
         if driver.returncode == 0:
             return faults, tries
         driver = command("run", str(path))
     raise SystemExit(f"batchtag run {path} did not end well in 20 tries")
+
+
+def strike(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random, kinds: Sequence[str]) -> list[str]:
+    """One fault of these kinds, whichever can happen now, by its kind; none if none can."""
+    for kind in dice.sample(kinds, len(kinds)):
+        if FAULTS[kind](driver, nodes, dice):
+            return [kind]
+    return []
 
 
 class Node:
@@ -111,6 +119,8 @@ class Node:
         self._folder = folder
         self._name, self._ip = f"bt{number}", f"10.77.0.{10 + number}"
         self._mending: list[threading.Timer] = []
+        self._is_cut = False
+        self._noticed: psutil.Popen | None = None
         self._over = threading.Event()
         for words in (
             f"ip netns add {self._name}",
@@ -170,15 +180,30 @@ class Node:
         """For a while, or until the node is over."""
         self._over.wait(seconds)
 
-    def notice(self) -> None:
-        """The node is told to end, and does so in order."""
-        self.process.terminate()
+    def notice(self) -> bool:
+        """The node is told to end, and does so in order; false if it has ended, or was told already."""
+        if self._noticed is self.process or not self.family("raylet/raylet"):
+            return False
+        self._noticed = self.process
+        try:
+            self.process.terminate()
+        except psutil.NoSuchProcess:
+            return False
+        return True
 
-    def cut(self, seconds: float = CUT_S) -> None:
-        """Nothing comes or goes for a while."""
+    def cut(self, seconds: float = CUT_S) -> bool:
+        """Nothing comes or goes for a while; false if that is so already, or the node has ended."""
+        if self._is_cut or not self.family("raylet/raylet"):
+            return False
+        self._is_cut = True
         sh(f"ip link set v{self._name} down")
-        self._mending.append(threading.Timer(seconds, sh, [f"ip link set v{self._name} up"]))
+        self._mending.append(threading.Timer(seconds, self._mend))
         self._mending[-1].start()
+        return True
+
+    def _mend(self) -> None:
+        sh(f"ip link set v{self._name} up")
+        self._is_cut = False
 
     def end(self) -> None:
         for timer in self._mending:
@@ -231,39 +256,42 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
-    return int(dice.choice(nodes).kill())
+def _one_of(nodes: list[Node], dice: random.Random, happens: Callable[[Node], bool]) -> bool:
+    """Whether there was a node that it could happen to."""
+    return any(happens(node) for node in dice.sample(nodes, len(nodes)))
 
 
-def _kill_process(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random, title: str) -> int:
+def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
+    return _one_of(nodes, dice, Node.kill)
+
+
+def _kill_process(nodes: list[Node], dice: random.Random, title: str) -> bool:
     victims = [one for node in nodes for one in node.family() if _title(one).startswith(title)]
-    if victims:
-        kill(dice.choice(victims))
-    return min(1, len(victims))
+    return any(kill(one) for one in dice.sample(victims, len(victims)))
 
 
-def _kill_worker(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
-    return _kill_process(driver, nodes, dice, "ray::")
+def _kill_worker(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
+    return _kill_process(nodes, dice, "ray::")
 
 
-def _kill_actor(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
-    return _kill_process(driver, nodes, dice, "ray::MapWorker")
+def _kill_actor(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
+    return _kill_process(nodes, dice, "ray::MapWorker")
 
 
-def _kill_driver(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
+def _kill_driver(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
+    if driver.poll() is not None:
+        return False
     driver.kill()
     driver.wait()
-    return 1
+    return True
 
 
-def _notice(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
-    dice.choice(nodes).notice()
-    return 1
+def _notice(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
+    return _one_of(nodes, dice, Node.notice)
 
 
-def _cut_network(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> int:
-    dice.choice(nodes).cut()
-    return 1
+def _cut_network(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
+    return _one_of(nodes, dice, Node.cut)
 
 
 FAULTS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -50,10 +49,13 @@ def children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def kill(process: psutil.Process) -> None:
-    """If it is still there."""
-    with suppress(psutil.NoSuchProcess):
+def kill(process: psutil.Process) -> bool:
+    """Whether it was still there."""
+    try:
         process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
 
 
 def end(process: psutil.Popen) -> None:

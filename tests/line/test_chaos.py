@@ -1,22 +1,27 @@
-"""The short form of `benchmarks.chaos`: one run on a cluster of nodes, to which everything happens once."""
+"""The short form of `benchmarks.chaos`: one run on a cluster of nodes, to which everything happens once; and its
+faults, which happen to nobody twice."""
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 from batchtag.verify import verify
-from benchmarks.chaos import FAULTS, Node, cluster, job, story
+from benchmarks import chaos
+from benchmarks.chaos import FAULTS, Node, cluster, job, story, strike
 from benchmarks.kills import ROWS, command, draw, rows
+from benchmarks.nodes import end, kill, started
 from tests.line.conftest import Tag
 
 NUM_IMAGES, SHORT_CUT_S = 3000, 6.0
-KINDS = ("actor", "notice", "driver", "network", "raylet")
+KINDS = ("actor", "notice", "driver", "worker", "network", "raylet")
 
 
 def wait_for_parts(driver: subprocess.Popen[bytes], out: Path, at_least: int) -> bool:
@@ -58,3 +63,45 @@ def test_faults_cost_time_and_not_one_row(tag: Tag, tmp_path: Path, monkeypatch:
     assert happened == list(KINDS)
     assert verify(str(out)).ok
     assert all(rows(out, table) == rows(tmp_path / "undisturbed", table) for table in ROWS)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node without a network whose one process is its raylet."""
+    monkeypatch.setattr(chaos, "sh", lambda words: None)
+    monkeypatch.setattr(Node, "start", lambda node: None)
+    monkeypatch.setattr(Node, "family", lambda node, title="": [node.process] if node.process.poll() is None else [])
+    node = Node(0, tmp_path)
+    node.process = started("sleep 600", environment=os.environ, log=tmp_path / "log")
+    yield node
+    end(node.process)
+
+
+def test_what_cannot_happen_to_a_node_that_has_ended_does_not_count_and_something_else_happens(node: Node) -> None:
+    end(node.process)
+    kinds = ["notice", "network", "raylet", "worker", "driver"]
+    with subprocess.Popen(["sleep", "600"]) as driver:
+        assert strike(driver, [node], random.Random(0), kinds) == ["driver"]
+        assert strike(driver, [node], random.Random(0), kinds) == []
+    assert not kill(node.process)
+
+
+def test_a_node_that_was_told_to_end_is_not_told_again(node: Node) -> None:
+    assert node.notice()
+    assert not node.notice()
+
+
+def test_a_network_that_is_cut_is_not_cut_again_and_is_mended_when_its_time_is_over(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(chaos, "sh", lambda words: said.append(words.split()[-1]))
+    assert node.cut(600.0)
+    assert not node.cut(0.0)
+    assert said == ["down"]
+    (timer,) = node._mending
+    timer.cancel()
+    timer.function()
+    assert node.cut(0.0)
+    node._mending[-1].join()
+    assert said == ["down", "up", "down", "up"]
