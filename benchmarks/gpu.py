@@ -53,6 +53,7 @@ BUILDERS = (
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "resnet50",
 )
+CLASSIFIERS = ("resnet50",)
 COMPARED = 48
 """Pictures whose answers are compared."""
 NOT_MEASURED = "not measured"
@@ -132,6 +133,8 @@ def main() -> None:
             )
             print(f"# {builder} done", file=sys.stderr, flush=True)
     print("\n".join(table(rows, builders=scale.builders)))
+    if chosen.startswith("cuda"):
+        print("\n".join(verdicts(rows)))
     on_cpu = limits.decode_on_cpu(blobs, threads=asked.threads, seconds=scale.seconds)
     on_gpu = limits.decode_on_gpu(blobs, device=chosen, seconds=scale.seconds) if chosen.startswith("cuda") else 0.0
     print(f"bf16 matrix product of {scale.matrix_side}: {rate / 1e12:.3g} TFLOP/s, which the arithmetic limit goes by")
@@ -280,6 +283,23 @@ def table(rows: Sequence[Row], *, builders: Sequence[str]) -> list[str]:
         cells.append([builder, *(said(row) if row else NOT_MEASURED for _, said in _COLUMNS)])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """A line for each bar: detection three times torchvision's plain call and 1.5 times its AMP call, and a classifier
+    at 0.6 of its own graph.
+    """
+    lines = []
+    for row in rows:
+        ratios = [
+            (row.ours / row.plain, 3.0, "x torchvision's plain call"),
+            (row.ours / row.amp, 1.5, "x its AMP call"),
+        ]
+        if row.builder in CLASSIFIERS:
+            ratios = [(row.ours / row.own_graph if row.own_graph else 0.0, 0.6, "of its own graph")]
+        for reached, bar, what in ratios:
+            lines.append(f"{'reached' if reached >= bar else 'missed'}: {row.builder} {reached:.2f} {what}, bar {bar}")
+    return lines
 
 
 def _number(rate: float) -> str:

@@ -78,7 +78,7 @@ def _count(matched: Iterable[bool]) -> int:
 
 
 def _found(boxes: NDArray[np.float64] | None, others: NDArray[np.float64] | None) -> list[bool]:
-    """For each sure box whether the others have it."""
+    """For each sure box whether the others have it: one of theirs is one of ours at most."""
     if boxes is None:
         return []
     sure = boxes[boxes[:, 1] >= SURE]
@@ -89,4 +89,7 @@ def _found(boxes: NDArray[np.float64] | None, others: NDArray[np.float64] | None
         & (np.abs(sure[:, None, 1] - others[None, :, 1]) <= SCORES)
         & (np.abs(sure[:, None, 2:] - others[None, :, 2:]) <= PIXELS).all(axis=2)
     )
+    for row, theirs in enumerate(near):
+        if theirs.any():
+            near[row + 1 :, int(theirs.argmax())] = False
     return [bool(one) for one in near.any(axis=1)]

@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.limits TASK.json        prints JSON
 
-The model limit is the very network on tensors that lie ready, at the best of some batch sizes, in torch, and in the
-engine that `batchtag run` takes. A detector's are already resized and padded, with real pictures in them so that it has
-boxes to sort. The decode limit is measured on bytes in memory, twice: every pixel, as the peers need it
-(torchvision.io), and at the scale that the line decodes to.
+The model limit is the very network on tensors that lie ready, in torch and in the engine that `batchtag run` takes:
+the best of some batch sizes, of all cores on one pass and of one core a pass. A detector's pictures are already resized
+and padded, real ones so that it has boxes to sort, and the same ones for both. The decode limit is measured on bytes in
+memory, twice: every pixel, as the peers need it (torchvision.io), and at the scale that the line decodes to.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from benchmarks.speed.peers.task import Task, given
 _SAMPLE = 48
 _MEASURED_S, _LONG_S = 1.0, 5.0
 _SLOW = 1.0
-"""Pictures a second below which larger batches are not tried: they would take minutes, and gain nothing there."""
+"""Pictures a second below which a second way is not tried: it would take minutes."""
+_SLOW_ONES = ("fasterrcnn_resnet50_fpn_v2",)
+"""Seconds a picture: one a core has to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +71,11 @@ def measure(task: Task, *, cores: int) -> Limits:
     models, engine = {}, {}
     for folder in task.models:
         model = described(folder)
-        inputs = [prepared(model, image) for image in decoded]
+        some = decoded[:cores] if model.architecture in _SLOW_ONES else decoded
+        inputs = [prepared(model, image) for image in some]
         forward = _classifying if model.task == "classify" else _detecting
         models[model.architecture] = forward(network_of(model), inputs, cores)
-        engine[model.architecture] = _in_our_engine(folder, decoded, cores)
+        engine[model.architecture] = _in_our_engine(folder, some, cores)
     needs = [prepare(CheckpointSpec(uri=folder)).need for folder in task.models]
     rules = DecodeRules()
     return Limits(
@@ -99,37 +102,41 @@ def pixels(blob: bytes) -> Tensor:
 
 
 def _classifying(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
-    torch.set_num_threads(cores)
+    """The best of some batch sizes, on all cores at once and on one core each."""
     best = 0.0
-    for size in (1, 8, 16, 32):
+    for size in (1, 4, 8, 16, 32):
         batch = torch.stack([inputs[i % len(inputs)] for i in range(size)])
         batch = batch.to(memory_format=torch.channels_last)
-        best = max(best, size * _per_second(lambda batch=batch: network(batch)))  # type: ignore[misc]
+        best = max(
+            best, size * _together(network, [batch], cores), size * cores * _apart(network, [batch] * cores, cores)
+        )
     return best
 
 
 def _detecting(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
-    """Backbone, proposals and boxes, on pictures that are resized already; those of one shape share a pass."""
-    torch.set_num_threads(cores)
+    """Backbone, proposals and boxes, on pictures that are resized already, each by itself."""
     ready = [network.transform([image])[0] for image in inputs]
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i, images in enumerate(ready):
-        by_shape.setdefault(tuple(images.tensors.shape), []).append(i)
-    commonest = max(by_shape.values(), key=len)
-    best = 0.0
-    for size in (1, 2, 4):
-        if size <= len(commonest):
-            batches = [commonest[start : start + size] for start in range(0, len(commonest) - size + 1, size)]
-            turn = iter(range(1_000_000))
+    best = len(ready) * _apart(lambda one: _bare(network, [one]), ready, cores)
+    if best < _SLOW:
+        return best
+    return max(best, len(ready) * _together(lambda one: _bare(network, [one]), ready, cores))
 
-            def one(batches: list[list[int]] = batches, turn: Any = turn) -> None:
-                _bare(network, [ready[i] for i in batches[next(turn) % len(batches)]])
 
-            rate = size * _per_second(one)
-            best = max(best, rate)
-            if rate < _SLOW:
-                break
-    return best
+def _together(call: Callable[[Any], object], items: Sequence[Any], cores: int) -> float:
+    """How often a second all items are done, one after the other on all cores."""
+    torch.set_num_threads(cores)
+    return _per_second(lambda: [call(item) for item in items])
+
+
+def _apart(call: Callable[[Any], object], items: Sequence[Any], cores: int) -> float:
+    """How often a second all items are done, as many at a time as there are cores, each on one."""
+
+    def one(item: Any) -> object:
+        with torch.inference_mode():
+            return call(item)
+
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return _per_second(lambda: list(pool.map(one, items)))
 
 
 def _bare(network: Any, ready: Sequence[Any]) -> None:
@@ -145,7 +152,7 @@ def _in_our_engine(folder: str, decoded: Sequence[Tensor], cores: int) -> float:
     """The parts that a run computes with, on tensors that lie ready; one picture (or a few) a core."""
     runtime = Runtime(engine=engine_on("cpu"), threads=cores)
     model: Any = load(CheckpointSpec(uri=folder), runtime=runtime)
-    images = list(decoded) * 2 if isinstance(model, Classifier) else list(decoded[: 2 * cores])
+    images = list(decoded) * 2 if isinstance(model, Classifier) else list(decoded)
 
     def forward(ready: Any) -> None:
         with torch.inference_mode():

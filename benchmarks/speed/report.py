@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.speed.contenders import OURS, TITLES
 from benchmarks.speed.rounds import Result, Row, missed
 
-_VERSIONS_OF = ("torch", "torchvision", "ray", "pyarrow", "pillow")
+_VERSIONS_OF = ("torch", "torchvision", "openvino", "ray", "pyarrow", "obstore", "pillow")
 _OURS_COLOUR, _PEER_COLOUR, _LIMIT_COLOUR = "#1f6f8b", "#c9c9c9", "#d1495b"
 
 
@@ -28,7 +28,8 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         for result in row.results:
             name = f"{row.work.name}, {row.num_images:,} images" if result.name == OURS else ""
-            shown.add_row(name, TITLES[result.name], *_figures(row, result))
+            title = TITLES[result.name] + (", one round" if result.is_once else "")
+            shown.add_row(name, title, *_figures(row, result))
         for builder, rate in row.limits.models.items():
             ours = row.limits.engine[builder]
             shown.add_row("", f"[dim]limit: {builder} alone, in torch / our engine", f"[dim]{rate:,.1f} / {ours:,.1f}")
@@ -55,7 +56,7 @@ def _agrees(row: Row, result: Result) -> str:
         shares.append(f"top-1 {result.agreement.classes:.1%}")
     if row.work.detectors:
         shares.append(f"{result.agreement.boxes:.1%} of {result.agreement.num_boxes:,} boxes")
-    return ", ".join(shares)
+    return ", ".join(shares) + ("" if result.is_comparable else ": no comparison")
 
 
 def _verdict(row: Row) -> str:
@@ -63,7 +64,8 @@ def _verdict(row: Row) -> str:
         return f"{reached:.2f}" + (f" (bar {bar:.2f}{'' if reached >= bar else ', missed'})" if bar else "")
 
     limits = f"{of(row.of_limit, row.work.of_limit)} of the limit, {row.of_engine:.2f} of our engine's"
-    return f"{of(row.of_peer, row.work.of_peer)} x the fastest peer; {limits}"
+    peer = row.fastest_peer
+    return (f"{of(row.of_peer, row.work.of_peer)} x {TITLES[peer.name]}, the fastest peer; " if peer else "") + limits
 
 
 def as_json(rows: Sequence[Row], *, cores: int, distinct: dict[str, int], daft: str) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def _row(row: Row) -> dict[str, Any]:
                 "agreement": asdict(result.agreement) if result.agreement else None,
                 "settings": asdict(result.settings),
                 "problem": result.problem,
+                "is_comparable": result.is_comparable,
                 "rounds": [{"tagging_s": outcome.tagging_s, "whole_s": outcome.whole_s} for outcome in result.outcomes],
             }
             for result in row.results

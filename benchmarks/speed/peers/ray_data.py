@@ -1,7 +1,8 @@
 """Ray Data, as its guide to images has it: read_images -> map -> map_batches on an actor pool -> write_parquet.
 
 Ray sets OMP_NUM_THREADS in an actor to its `num_cpus`, here 1, because an actor that asked for all CPUs would starve
-the reading tasks for ever; the actor sets torch's threads itself, as an expert would.
+the reading tasks for ever; the actor sets torch's threads itself, as an expert would. `address="local"`, or it would
+join whatever Ray runs on the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from pyarrow.fs import S3FileSystem
 
 from benchmarks.speed.looking import Looker, described, prepared
 from benchmarks.speed.peers.task import Task, given
+
+_PICTURES_A_BLOCK = 32
+"""Ray's own 200 reading tasks cost 13 ms each, more than some pictures do."""
 
 
 class Prepare:
@@ -55,7 +59,7 @@ class Tagger:
 
 def main() -> None:
     task = given()
-    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     prepare = Prepare(task.models)
     pictures = ray.data.read_images(
@@ -63,6 +67,7 @@ def main() -> None:
         filesystem=S3FileSystem(endpoint_override=task.address, scheme="http"),
         mode="RGB",
         include_paths=True,
+        override_num_blocks=max(2 * task.settings.threads, len(task.keys) // _PICTURES_A_BLOCK),
     )
     if any(described(folder).task == "classify" for folder in task.models):
         pictures = pictures.map(lambda row: prepare(row))
@@ -70,7 +75,7 @@ def main() -> None:
         Tagger,
         fn_constructor_args=(task,),
         batch_size=task.settings.batch_size,
-        num_cpus=1,
+        num_cpus=1 / task.settings.workers,
         compute=ray.data.ActorPoolStrategy(size=task.settings.workers),
     )
     tags.write_parquet(task.out)
