@@ -110,7 +110,7 @@ def test_a_job_is_submitted_once_watched_and_its_tables_are_proven(
     tell("wait", run)
     metrics = counted(open_head, run)
     drawn = set(re.findall(r"ray_batchtag_\w+", (ROOT / "deploy" / "grafana.json").read_text()))
-    gauges = {"ray_batchtag_bundles_in_hand", "ray_batchtag_openers"}
+    gauges = {"ray_batchtag_bundles_in_hand", "ray_batchtag_images_waiting", "ray_batchtag_openers"}
     assert drawn - metrics.keys() - gauges == {"ray_batchtag_failures_total"}, "nothing failed; gauges end with workers"
     assert 0 < metrics["ray_batchtag_images_total"] == metrics["ray_batchtag_tags_total"] <= 300
     assert metrics["ray_batchtag_fetched_bytes_total"] > 100 * metrics["ray_batchtag_images_total"]
