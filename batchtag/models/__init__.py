@@ -54,9 +54,9 @@ def prepare(spec: ModelSpec) -> ModelCard:
 
             return torchvision.prepare(spec)
         case CheckpointSpec():
-            from batchtag.models import checkpoint
+            from batchtag.models import checkpointfile
 
-            return checkpoint.prepare(spec)
+            return checkpointfile.prepare(spec)
         case ConstantSpec():
             from batchtag.models import constant
 
@@ -78,9 +78,9 @@ def describe(spec: ModelSpec) -> ModelCard:
 
             return torchvision.describe(spec)
         case CheckpointSpec():
-            from batchtag.models import checkpoint
+            from batchtag.models import checkpointfile
 
-            return checkpoint.describe(spec)
+            return checkpointfile.describe(spec)
         case ConstantSpec():
             return prepare(spec)
         case _:

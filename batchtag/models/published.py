@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SMALL_FASTER_RCNN = "fasterrcnn_small_fpn"
 """Our own small detector, which has no published weights and is there to be trained (`small`)."""
+SMALL_SIZES = {"min_size": 320, "max_size": 640}
+"""What it resizes pictures to, unless told otherwise."""
 TABLE = Path(__file__).with_name("published.json")
 _FLAG = {"detect": "--detector", "classify": "--classifier"}
 _NOUN = {"detect": "detector", "classify": "classifier"}

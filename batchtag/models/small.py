@@ -19,6 +19,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
+from batchtag.models.published import SMALL_SIZES
+
 _WIDTHS = (32, 64, 128, 256)
 _BLOCKS = (1, 1, 2, 1)
 _RATIOS = (0.5, 1.0, 2.0)
@@ -30,8 +32,8 @@ def fasterrcnn_small_fpn(
     anchor_sizes: Sequence[Sequence[float]] = ((12, 20), (32, 48), (72, 108), (160, 240)),
     channels: int = 48,
     representation: int = 256,
-    min_size: int = 320,
-    max_size: int = 640,
+    min_size: int = SMALL_SIZES["min_size"],
+    max_size: int = SMALL_SIZES["max_size"],
     **limits_and_preprocessing: Any,
 ) -> nn.Module:
     """The network, with random weights. `anchor_sizes` are pixels after resizing, for strides 4, 8, 16 and 32.

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-from batchtag.models.checkpoint import MODEL, save_checkpoint
+from batchtag.models.checkpoint import save_checkpoint
+from batchtag.models.checkpointfile import MODEL
 from batchtag.models.published import task_of
 from benchmarks.speed.seeded import classifier, detector
 

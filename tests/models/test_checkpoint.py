@@ -16,7 +16,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from batchtag.errors import ModelError, UsageError
 from batchtag.models import load, prepare
+from batchtag.models.architectures import detector_need, untrained_arguments
 from batchtag.models.checkpoint import network_of, note_results, save_checkpoint
+from batchtag.models.checkpointfile import DetectorFile, DetectorInput, card_of
+from batchtag.models.published import SMALL_FASTER_RCNN, builders
 from batchtag.models.spec import CheckpointSpec
 from batchtag.storage import open_store
 
@@ -88,6 +91,23 @@ def test_a_detector_keeps_its_size_and_its_thresholds_are_the_job_s(tmp_path: Pa
     assert (card.need.mode, card.need.shorter_px, card.need.longer_px) == ("fit", 160, 256)
     assert card.labels == ("", "crate")
     assert len(load(spec).predict([image])[0].scores) == 7
+
+
+@pytest.mark.parametrize("said", [{}, {"min_size": 200, "max_size": 500}], ids=["its builder's", "its own"])
+@pytest.mark.parametrize("architecture", [*builders("detect"), SMALL_FASTER_RCNN])
+def test_the_pixels_a_detector_wants_are_those_of_the_built_network(architecture: str, said: dict[str, int]) -> None:
+    """The card is made without building it."""
+    if architecture.startswith("ssd"):
+        said = {}  # their input has one size
+    described = DetectorFile(
+        architecture=architecture,
+        labels=["__background__", "crate"],
+        preprocessing=DetectorInput(**said),
+        weights_sha256="0" * 64,
+    )
+    arguments = untrained_arguments(architecture, task="detect") | {"num_classes": 2} | said
+    card = card_of(CheckpointSpec(uri="/nowhere"), described)
+    assert card.need == detector_need(architecture, arguments)[0]
 
 
 def test_weights_stored_in_float16_are_computed_in_float32(

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from batchtag import demo
 from batchtag.errors import UsageError
 from batchtag.models import describe, prepare, published, survey
 from batchtag.models.spec import TorchvisionSpec
 from batchtag.models.weights import cache_folder
+
+DEMO = Path(demo.__file__).with_name("models")
 
 
 def test_the_table_is_what_the_installed_torchvision_says() -> None:
@@ -24,7 +27,10 @@ def test_a_driver_knows_a_model_without_torch() -> None:
     script = (
         "import sys; from batchtag.models import prepare; from batchtag.models.spec import TorchvisionSpec; "
         "prepare(TorchvisionSpec(builder='fasterrcnn_resnet50_fpn_v2', weights='none')); "
-        "prepare(TorchvisionSpec(builder='vit_b_16', weights='none')); print('torch' in sys.modules)"
+        "prepare(TorchvisionSpec(builder='vit_b_16', weights='none')); "
+        "from batchtag.models.spec import CheckpointSpec; "
+        f"[prepare(CheckpointSpec(uri={str(DEMO)!r} + name)) for name in ('/products', '/brands')]; "
+        "print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "False"
