@@ -92,7 +92,7 @@ class Worker:
         self._slots = 0
         threading.Thread(target=_warm_up, args=(plan.source, plan.source_options), daemon=True).start()
         self._models = _load_models(plan)
-        self._device = threading.Lock()
+        self._device = _Device(slabs=2 if plan.runtime.has_lanes else 1)
         self._room = _Room()
         self._counters = Counters()
         self._in_flight: dict[str, Counters] = {}
@@ -132,12 +132,11 @@ class Worker:
         self._doing[bundle.id] = "opens images of"
         for slab in self._slabs(bundle, outcomes, order):
             upto = slab[-1].outcome.ref.position - bundle.first + 1
-            with self._device:
+            with self._device.taken():
                 self._ahead[bundle.id] = outcomes[upto:]
                 self._doing[bundle.id] = "looks at images of"
-                started = time.monotonic()
                 self._look(bundle, slab)
-                self._count(num_slabs=1, predict_s=time.monotonic() - started)
+            self._count(num_slabs=1)
             self._count_images(outcomes[counted:upto], done)
             counted = upto
             self._doing[bundle.id] = "opens images of"
@@ -187,7 +186,7 @@ class Worker:
                 seconds=now - self._first_bundle_at,
                 fetch_s=times.fetch_s,
                 decode_s=times.decode_s,
-                predict_s=counters.predict_s,
+                predict_s=self._device.busy_s(),
             )
             slots = slots if pays(so_far, self._plan.stream, slots=slots) else 0
         self._slots = slots
@@ -221,10 +220,9 @@ class Worker:
                     if outcome.failure is not None:
                         counters.failed(str(outcome.failure.code), outcome.ref.uri)
 
-    def _count(self, *, num_slabs: int = 0, predict_s: float = 0.0, write_s: float = 0.0) -> None:
+    def _count(self, *, num_slabs: int = 0, write_s: float = 0.0) -> None:
         with self._counting:
             self._counters.num_slabs += num_slabs
-            self._counters.predict_s += predict_s
             self._counters.write_s += write_s
 
     def beat(self) -> None:
@@ -240,6 +238,7 @@ class Worker:
             times.decode_s,
             times.fetched_bytes,
         )
+        counters.predict_s = self._device.busy_s()
         num_openers = self._slots // 2
         counters.num_elsewhere = self._elsewhere.num_images if self._elsewhere else 0
         figures = WorkerFigures(
@@ -278,6 +277,43 @@ def _load_models(plan: WorkPlan) -> list[tuple[ModelCard, models.Model]]:
             )
         loaded.append((card, model))
     return loaded
+
+
+class _Device:
+    """Where slabs are looked at: one at a time on a GPU, two where pictures are looked at side by side.
+
+    The last pictures of a slab leave cores idle, which the next slab of the other bundle takes: mobilenet_v3_large on
+    two cores, 68 images/s with one slab at a time and 75 with two.
+    """
+
+    def __init__(self, *, slabs: int) -> None:
+        self._free = threading.Semaphore(slabs)
+        self._changing = threading.Lock()
+        self._inside = 0
+        self._since = 0.0
+        self._busy_s = 0.0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        with self._free:
+            self._move(1)
+            try:
+                yield
+            finally:
+                self._move(-1)
+
+    def busy_s(self) -> float:
+        """Seconds in which there was a slab, or two, up to now."""
+        with self._changing:
+            return self._busy_s + (time.monotonic() - self._since if self._inside else 0.0)
+
+    def _move(self, step: int) -> None:
+        with self._changing:
+            now = time.monotonic()
+            if self._inside:
+                self._busy_s += now - self._since
+            self._since = now
+            self._inside += step
 
 
 class _Room:

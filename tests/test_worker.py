@@ -22,7 +22,7 @@ from batchtag.monitor import STARTS_WITHOUT_A_NAME, Monitor
 from batchtag.records import Bundle
 from batchtag.storage.local import LocalStore
 from batchtag.stream import StreamPlan
-from batchtag.worker import Worker, WorkPlan
+from batchtag.worker import Worker, WorkPlan, _Device
 from tests.samples import freeze, picture_folder
 
 SPEC = ConstantSpec(task="detect", tag="thing")
@@ -285,6 +285,43 @@ def test_images_that_are_opened_and_wait_for_the_device_are_counted_until_it_has
     assert waiting == [5, 1, 0]
     assert told() == 0
     run.lease.release()
+
+
+def test_seconds_in_which_two_slabs_are_looked_at_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("batchtag.worker.time.monotonic", lambda: now)
+    device = _Device(slabs=2)
+    with device.taken():
+        now = 1.0
+        with device.taken():
+            now = 3.0
+        now = 4.0
+    now = 10.0
+    assert device.busy_s() == 4.0
+    with device.taken():
+        now = 12.0
+        assert device.busy_s() == 6.0
+
+
+@pytest.mark.parametrize("slabs", [1, 2])
+def test_no_more_slabs_are_looked_at_at_a_time_than_there_is_room_for(slabs: int) -> None:
+    device, inside = _Device(slabs=slabs), threading.Barrier(slabs + 1)
+    leave = threading.Event()
+
+    def look_at_one() -> None:
+        with device.taken():
+            inside.wait(timeout=30)
+            leave.wait(timeout=30)
+
+    threads = [threading.Thread(target=look_at_one) for _ in range(slabs)]
+    for thread in threads:
+        thread.start()
+    inside.wait(timeout=30)
+    assert not device._free.acquire(blocking=False)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert device._free.acquire(blocking=False)
 
 
 _DIES_OF_A_STUCK_PICTURE = """

@@ -95,7 +95,7 @@ def test_a_detector_keeps_its_size_and_its_thresholds_are_the_job_s(tmp_path: Pa
 
 @pytest.mark.parametrize("said", [{}, {"min_size": 200, "max_size": 500}], ids=["its builder's", "its own"])
 @pytest.mark.parametrize("architecture", [*builders("detect"), SMALL_FASTER_RCNN])
-def test_the_pixels_a_detector_wants_are_those_of_the_built_network(architecture: str, said: dict[str, int]) -> None:
+def test_the_pixels_a_detector_wants_are_those_of_the_built_network(architecture: str, said: dict[str, Any]) -> None:
     """The card is made without building it."""
     if architecture.startswith("ssd"):
         said = {}  # their input has one size
