@@ -81,7 +81,7 @@ def _watch(work: Work, news: queue.Queue[Commit | Exception | None], monitor: An
     from batchtag import nodes, pipeline
 
     before = copy.deepcopy(work.totals)
-    run = _Tally()
+    run = _Tally(len(work.bundles))
     running = True
     guard = StallGuard(work.stall_timeout_s)
     call = nodes.NodeCall(work.grows_to)
@@ -170,14 +170,18 @@ def _standing(workers: Mapping[str, WorkerFigures], alive: Mapping[str, WorkerFi
 class _Tally:
     """This run's sums: every committed bundle once, and what workers have done of the others, whoever died of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_bundles: int) -> None:
+        self._num_bundles = num_bundles
         self._parts: set[str] = set()
         self._commits = Counters()
         self._began: float | None = None
+        self._ended: float | None = None
         self._alive: dict[str, tuple[float, float]] = {}
 
     def committed(self, commit: Commit) -> None:
         self._parts.add(commit.part)
+        if len(self._parts) == self._num_bundles:
+            self._ended = time.monotonic()  # what follows is Ray Data's end
         self._commits.num_images += commit.num_images
         self._commits.num_failed += commit.num_failed
         self._commits.num_tags += commit.num_tags
@@ -205,7 +209,7 @@ class _Tally:
         alive = self.alive(workers)
         figures.workers = len(alive)
         figures.openers = max((worker.openers for worker in alive.values()), default=0)
-        figures.tagging_s = now - self._began
+        figures.tagging_s = (self._ended or now) - self._began
 
     def alive(self, workers: Mapping[str, WorkerFigures]) -> dict[str, WorkerFigures]:
         """Those that gave a sign of life in the last seconds."""

@@ -9,6 +9,7 @@ import pytest
 from batchtag.errors import RunFailed
 from batchtag.monitor import Counters, WorkerFigures
 from batchtag.progress import Figures
+from batchtag.records import Commit
 from batchtag.tagging import StallGuard, _Tally, wants_nodes
 
 
@@ -25,6 +26,12 @@ class Clock:
 def worker(**doing: str) -> WorkerFigures:
     return WorkerFigures(
         counters=Counters(), alive_s=99.0, decode_threads=1, fetches=1, doing={f"b{k}": v for k, v in doing.items()}
+    )
+
+
+def commit(part: str) -> Commit:
+    return Commit(
+        part=part, first=0, num_images=1, num_tagged=1, num_failed=0, num_tags=1, tags_sha256="", errors_sha256=""
     )
 
 
@@ -53,7 +60,7 @@ def test_tagging_began_when_its_first_worker_was_born_however_old_its_last_word_
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("batchtag.tagging.time.monotonic", clock)
-    tally, told = _Tally(), figures()
+    tally, told = _Tally(1), figures()
     clock.now = 101.5
     tally.refresh(told, {"aa": replace(worker(), alive_s=1.0, age_s=0.5)})
     assert told.tagging_s == 1.5
@@ -62,6 +69,11 @@ def test_tagging_began_when_its_first_worker_was_born_however_old_its_last_word_
     assert told.tagging_s == 4.0
     tally.refresh(told, {"aa": replace(worker(), alive_s=3.5, age_s=0.75)})
     assert told.tagging_s == 4.25
+    clock.now = 105.0
+    tally.committed(commit("p"))
+    clock.now = 106.0
+    tally.refresh(told, {"aa": replace(worker(), alive_s=3.5, age_s=0.75)})
+    assert told.tagging_s == 5.25, "its last commit is the end, whatever Ray does then"
 
 
 def test_nodes_are_called_where_gpus_wait_for_images() -> None:
