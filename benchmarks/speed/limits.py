@@ -35,6 +35,7 @@ _SAMPLE = 48
 _MEASURED_S, _LONG_S = 1.0, 5.0
 _SLOW = 1.0
 """Pictures a second below which a second way is not tried: it would take minutes."""
+_LONG_PASS_S = 0.5
 _SLOW_ONES = ("fasterrcnn_resnet50_fpn_v2",)
 """Seconds a picture: one a core has to do."""
 
@@ -110,6 +111,8 @@ def _classifying(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
         best = max(
             best, size * _together(network, [batch], cores), size * cores * _apart(network, [batch] * cores, cores)
         )
+        if size / best > _LONG_PASS_S:
+            break  # it computes so long that larger batches save nothing
     return best
 
 
