@@ -90,11 +90,13 @@ def test_nodes_are_called_where_gpus_wait_for_images() -> None:
 def test_a_device_that_hangs_is_no_move_though_its_seconds_grow() -> None:
     clock = Clock()
     guard = StallGuard(600.0, clock=clock)
-    hanging = figures(num_images=5)
+    hanging, workers = figures(num_images=5), {"aa": worker()}
+    for step in range(7):
+        clock.now = hanging.counters.predict_s = 100.0 * step
+        guard.look(hanging, workers, alive=workers)
+    clock.now = hanging.counters.predict_s = 700.0
     with pytest.raises(RunFailed, match="nothing has moved for 10 min 00 s"):
-        for step in range(10):
-            clock.now = hanging.counters.predict_s = 100.0 * step
-            guard.look(hanging, {"aa": worker()}, alive={"aa": worker()})
+        guard.look(hanging, workers, alive=workers)
 
 
 def test_a_commit_that_is_told_twice_counts_once() -> None:
