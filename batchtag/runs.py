@@ -274,14 +274,18 @@ class _Run:
         self._phase("starting workers")
         began = time.monotonic()
         with contextlib.closing(tagging.tag(work)) as line:
-            for figures in line:
-                if figures.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
-                    self._took("workers", began)
-                self._progress.show(figures)
-                self._keep_record()
-                if self._lease.lost:
-                    lost = f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}"
-                    raise LeaseLost(lost)
+            try:
+                for figures in line:
+                    if figures.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
+                        self._took("workers", began)
+                    self._progress.show(figures)
+                    self._keep_record()
+                    if self._lease.lost:
+                        lost = f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}"
+                        raise LeaseLost(lost)
+            except BaseException:
+                ignore_signals()  # the line is to end whole before Ray does
+                raise
 
     def _machines(self) -> tuple[list[placement.Machine], list[NodeKind]]:
         """Those that are there, and the kinds that the cluster may grow to."""
@@ -375,8 +379,9 @@ class _Run:
     def _stop(self, state: str, message: str) -> None:
         """End Ray, count what is really committed, write the record, give OUT back.
 
-        A run that is stopped before it had counted what was there gives OUT back first: whoever cancels it waits for
-        that, and reading 100,000 footers takes minutes.
+        A run that is stopped before it had counted what was there gives OUT back first, for the next run need not wait
+        for it: reading 100,000 footers takes minutes. A driver that is killed meanwhile leaves a record whose sums are
+        too small; tables are what they are.
         """
         ignore_signals()
         if not self._has_out:

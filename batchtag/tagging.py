@@ -137,7 +137,7 @@ class StallGuard:
             done.fetched_bytes,
             done.fetch_s,
             done.decode_s,
-            done.predict_s,
+            done.num_slabs,  # not its seconds, which go on while a device hangs
             done.write_s,
             len(alive),
         )
@@ -179,6 +179,8 @@ class _Tally:
         self._alive: dict[str, tuple[float, float]] = {}
 
     def committed(self, commit: Commit) -> None:
+        if commit.part in self._parts:
+            return
         self._parts.add(commit.part)
         if len(self._parts) == self._num_bundles:
             self._ended = time.monotonic()  # what follows is Ray Data's end

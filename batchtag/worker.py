@@ -1,7 +1,8 @@
 """One worker: takes a bundle, streams its images through fetch, decode and every model, and commits its part.
 
 Knows nothing of Ray, so the line is tested without it; `pipeline` makes it an actor. Two bundles may run at once in
-one worker, so that one opens images or writes its part while the other computes; the models take one slab at a time.
+one worker, so that one opens images or writes its part while the other computes; the models take one slab at a time, or
+two where pictures are looked at side by side.
 """
 
 from __future__ import annotations

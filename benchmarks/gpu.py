@@ -298,6 +298,9 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         if row.builder in CLASSIFIERS:
             ratios = [(row.ours / row.own_graph if row.own_graph else 0.0, 0.6, "of its own graph")]
         for reached, bar, what in ratios:
+            if not reached:
+                lines.append(f"{NOT_MEASURED}: {row.builder} {what}, bar {bar}")
+                continue
             lines.append(f"{'reached' if reached >= bar else 'missed'}: {row.builder} {reached:.2f} {what}, bar {bar}")
     return lines
 

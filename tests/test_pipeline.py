@@ -71,7 +71,7 @@ def test_the_end_of_a_line_hides_no_error_and_ends_every_executor(executors: lis
 
 
 def test_a_ray_that_does_not_answer_holds_up_no_end(executors: list[Executor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "END_S", 0.1)
+    monkeypatch.setattr(pipeline, "END_S", 1.0)
     executors.append(Executor(hangs=True))
     pipeline.end_line(reading(executors[0]))
     assert executors[0].asked == 1

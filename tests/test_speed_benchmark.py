@@ -46,6 +46,13 @@ def test_other_tags_of_ours_are_told_whatever_the_time() -> None:
     assert "batchtag gives other tags than plain" in line
 
 
+def test_a_run_that_failed_is_not_said_to_give_other_tags() -> None:
+    ours = row(result(OURS, 5.0, agrees=None, problem="ended with 1: no"), result("plain", 10.0))
+    theirs = row(result(OURS, 5.0, agrees=None), result("plain", 10.0, agrees=None, problem="ended with 1: no"))
+    assert missed([ours])[0] == "mobilenet_v3_large: nothing to compare: ended with 1: no"
+    assert missed([theirs])[0] == "mobilenet_v3_large: nothing to compare: plain failed"
+
+
 def test_a_bar_that_is_not_reached_is_told() -> None:
     lines = missed([row(result(OURS, 8.0), result("plain", 10.0))])
     assert lines == [

@@ -87,6 +87,26 @@ def test_nodes_are_called_where_gpus_wait_for_images() -> None:
     assert not wants_nodes(waiting, on_gpu=False, decode="auto"), "workers will be there themselves"
 
 
+def test_a_device_that_hangs_is_no_move_though_its_seconds_grow() -> None:
+    clock = Clock()
+    guard = StallGuard(600.0, clock=clock)
+    hanging, workers = figures(num_images=5), {"aa": worker()}
+    for step in range(7):
+        clock.now = hanging.counters.predict_s = 100.0 * step
+        guard.look(hanging, workers, alive=workers)
+    clock.now = hanging.counters.predict_s = 700.0
+    with pytest.raises(RunFailed, match="nothing has moved for 10 min 00 s"):
+        guard.look(hanging, workers, alive=workers)
+
+
+def test_a_commit_that_is_told_twice_counts_once() -> None:
+    tally, told = _Tally(2), figures()
+    for part in ("p", "p"):
+        tally.committed(commit(part))
+    tally.refresh(told, {"aa": worker()})
+    assert told.counters.num_images == 1
+
+
 def test_a_second_more_of_fetching_is_a_move() -> None:
     clock = Clock()
     guard = StallGuard(600.0, clock=clock)

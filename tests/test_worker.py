@@ -303,6 +303,19 @@ def test_seconds_in_which_two_slabs_are_looked_at_count_once(monkeypatch: pytest
         assert device.busy_s() == 6.0
 
 
+@pytest.mark.parametrize(("threads", "slabs"), [(1, 1), (2, 2)])
+def test_a_worker_looks_at_two_slabs_where_pictures_are_looked_at_side_by_side(
+    threads: int, slabs: int, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)
+    run.lease.acquire()
+    plan = dataclasses.replace(run.plan(), runtime=models.Runtime(threads=threads))
+    one = Worker(plan, run.monitor)
+    taken = [one._device._free.acquire(blocking=False) for _ in range(3)]
+    assert taken.count(True) == slabs
+    run.lease.release()
+
+
 @pytest.mark.parametrize("slabs", [1, 2])
 def test_no_more_slabs_are_looked_at_at_a_time_than_there_is_room_for(slabs: int) -> None:
     device, inside = _Device(slabs=slabs), threading.Barrier(slabs + 1)

@@ -183,10 +183,10 @@ def _detector_need(described: DetectorFile) -> InputNeed:
     else:
         one = builder(described.architecture)
         facts = dict(one.weights[one.default].preprocessing)
+    facts |= described.arguments | described.preprocessing.model_dump(exclude_none=True)
     if facts["fixed_size"] is not None:
         width, height = facts["fixed_size"]
         return InputNeed(mode="stretch", shorter_px=height, longer_px=width)
-    facts |= described.arguments | described.preprocessing.model_dump(exclude_none=True)
     shorter: Any = facts["min_size"]
     shorter_px = shorter[-1] if isinstance(shorter, list) else shorter
     return InputNeed(mode="fit", shorter_px=shorter_px, longer_px=facts["max_size"])

@@ -7,5 +7,6 @@ same columns; each runs in a process of its own, in turn (A B C, A B C), and wha
 they took. Two limits are measured beside them: the bare forward pass, and libjpeg-turbo alone. What counts are ratios.
 
 Two times are taken of each: while tagging (from the moment its models are in memory to its last row written, which
-leaves out the start of Python, Ray and workers) and from start to end, as a user waits.
+leaves out the start of Python, Ray and workers; of Ray Data and Daft, to the return of `write_parquet`, the first sign
+of it that a user has) and from start to end, as a user waits.
 """

@@ -78,7 +78,10 @@ def _count(matched: Iterable[bool]) -> int:
 
 
 def _found(boxes: NDArray[np.float64] | None, others: NDArray[np.float64] | None) -> list[bool]:
-    """For each sure box whether the others have it: one of theirs is one of ours at most."""
+    """For each sure box whether the others have it: one of theirs is one of ours at most.
+
+    Who comes first takes the first that is near, so agreement may be told too low, never too high.
+    """
     if boxes is None:
         return []
     sure = boxes[boxes[:, 1] >= SURE]

@@ -36,6 +36,7 @@ _MEASURED_S, _LONG_S = 1.0, 5.0
 _SLOW = 1.0
 """Pictures a second below which a second way is not tried: it would take minutes."""
 _LONG_PASS_S = 0.5
+"""A forward pass of so long gains nothing from more pictures."""
 _SLOW_ONES = ("fasterrcnn_resnet50_fpn_v2",)
 """Seconds a picture: one a core has to do."""
 

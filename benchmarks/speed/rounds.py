@@ -209,7 +209,9 @@ def missed(rows: Sequence[Row]) -> list[str]:
     """The bars that were not reached, in words, and answers of ours that differ from the reference's."""
     lines = []
     for row in rows:
-        if not row.ours.is_comparable:
+        if row.ours.problem or row.ours.agreement is None:
+            lines.append(f"{row.work.name}: nothing to compare: {row.ours.problem or f'{REFERENCE} failed'}")
+        elif not row.ours.is_comparable:
             lines.append(f"{row.work.name}: batchtag gives other tags than {REFERENCE}: {row.ours.agreement}")
         for what, reached, bar in (
             ("times the fastest peer", row.of_peer, row.work.of_peer),

@@ -32,7 +32,8 @@ class Work:
     pictures: Pictures = "ordinary"
     peers: tuple[str, ...] = ("plain", "daft")
     once: tuple[str, ...] = ("ray",)
-    """Peers that were never the fastest, so one round shows where they stand; left out when time is over."""
+    """Peers that were never the fastest, so one round shows where they stand; left out when time is over, but for the
+    one that answers are held against."""
     of_peer: float = 0.0
     of_limit: float = 0.0
     batch_size: int = 16

@@ -276,7 +276,7 @@ def test_an_end_that_only_the_record_tells_must_stand_for_a_while(monkeypatch: p
 
 def store_record(out: Path, state: str, **facts: Any) -> None:
     """As a run writes it; a later call is the same run later."""
-    report = RunReport(run_id="r-1", out=str(out), started_at="2026-11-21T10:00:00+00:00", state=state, num_images=5)
+    report = RunReport(run_id="r-1", out=str(out), started_at="2020-11-21T10:00:00+00:00", state=state, num_images=5)
     report.store(store=LocalStore(), layout=Layout(str(out)))
     record = Path(Layout(str(out)).run("r-1"))
     record.write_text(json.dumps(json.loads(record.read_text()) | facts))
@@ -313,7 +313,7 @@ def test_a_clock_that_is_ahead_takes_no_live_run_for_lost(tmp_path: Path, monkey
     """To it every record is old; but one that is written again is no dead run's."""
     monkeypatch.setattr(cli, "LOST_S", 0.0)
     watched = cli._Watched(str(tmp_path), "", insecure=False)
-    written = [f"2026-11-21T10:00:0{second}+00:00" for second in range(5)]
+    written = [f"2020-11-21T10:00:0{second}+00:00" for second in range(5)]
     changes = [partial(store_record, tmp_path, "running", updated_at=when) for when in written]
     ended = [*changes, partial(store_record, tmp_path, "done")]
     assert waited(watched, iter(ended), monkeypatch).state == "done"
@@ -420,10 +420,10 @@ def test_a_run_of_which_nothing_is_heard_is_not_waited_for_for_ever(
     monkeypatch.setattr(cli, "LOST_S", 0.05)
     out, run = str(tmp_path / "out"), "batchtag-0123456789ab"
     keep(Note(run_id=run, address="http://127.0.0.1:9", out=out, name="shelves"))
-    report = RunReport(run_id=f"{run}.1", out=out, started_at="2026-11-21T10:00:00+00:00", num_images=5)
+    report = RunReport(run_id=f"{run}.1", out=out, started_at="2020-11-21T10:00:00+00:00", num_images=5)
     report.store(store=LocalStore(), layout=Layout(out))
     record = Path(Layout(out).run(f"{run}.1"))
-    old = json.loads(record.read_text()) | {"state": "running", "updated_at": "2026-11-21T10:00:00+00:00"}
+    old = json.loads(record.read_text()) | {"state": "running", "updated_at": "2020-11-21T10:00:00+00:00"}
     record.write_text(json.dumps(old))
     for words in (("wait", run), ("wait", "-q", run), ("status", "--watch", run), ("wait", out)):
         code, _, told = typed(*words)

@@ -242,7 +242,8 @@ def test_nothing_asks_ray_anything_when_an_interrupted_run_lets_go_of_it(
 
     def interrupted(progress: Progress, figures: Figures) -> None:
         show(progress, figures)
-        if figures.phase == phase and any(isinstance(one, StreamingExecutor) for one in threading.enumerate()):
+        is_under_way = any(isinstance(one, StreamingExecutor) for one in threading.enumerate())
+        if is_under_way and figures.phase in (phase, "tagging"):
             raise KeyboardInterrupt
 
     def watched(session: RaySession, *, keep_logs: bool) -> None:

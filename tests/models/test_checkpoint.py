@@ -110,6 +110,20 @@ def test_the_pixels_a_detector_wants_are_those_of_the_built_network(architecture
     assert card.need == detector_need(architecture, arguments)[0]
 
 
+@pytest.mark.parametrize("said", [{"fixed_size": [1500, 900]}, {"min_size": [200, 300]}, {"max_size": 700}], ids=str)
+def test_what_a_file_tells_the_builder_of_its_input_holds_for_the_card_too(said: dict[str, Any]) -> None:
+    described = DetectorFile(
+        architecture="fasterrcnn_resnet50_fpn",
+        arguments=said,
+        labels=["__background__", "crate"],
+        preprocessing=DetectorInput(),
+        weights_sha256="0" * 64,
+    )
+    arguments = untrained_arguments(described.architecture, task="detect") | {"num_classes": 2} | said
+    card = card_of(CheckpointSpec(uri="/nowhere"), described)
+    assert card.need == detector_need(described.architecture, arguments)[0]
+
+
 def test_weights_stored_in_float16_are_computed_in_float32(
     tmp_path: Path, network: nn.Module, image: NDArray[np.uint8]
 ) -> None:
