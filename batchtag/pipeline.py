@@ -148,7 +148,7 @@ def end_line(reader: threading.Thread) -> None:
     """End the line whose commits that thread reads, and wait for the thread: workers are killed, nothing else is lost.
 
     Ray must not be shut down before: what Ray Data's threads ask of it then ends the process with a segmentation fault
-    (seen in one of three cancelled runs on a busy machine, which so kept their lease). Ray 2.60 lets nobody end a data
+    (seen in three of ten cancelled runs on a busy machine, which so kept their lease). Ray 2.60 lets nobody end a data
     set from another thread, and tells of its executor only when a first row has come; but that is a thread. Returns
     after END_S at the latest, for each executor is ended in a thread too: that asks Ray, which may not answer. What is
     raised there would hide why the line ends.
