@@ -2,8 +2,8 @@
 
 Optional (`pip install 'batchtag[openvino]'`): Intel's own and well kept library, quick on AMD's processors too.
 What decides what a box is (proposals, suppression, thresholds) stays torchvision's; only parts that are arithmetic from
-one end to the other are replaced, each by something that is called like it. A part that cannot be compiled, or whose
-answers on another picture differ from its own, stays as it is.
+one end to the other are replaced, each by something that is called like it. Large convolutions go Winograd's way
+(`winograd`). A part that cannot be compiled, or whose answers on another picture differ from its own, stays as it is.
 """
 
 from __future__ import annotations
@@ -12,27 +12,34 @@ import logging
 import sys
 import threading
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from batchtag.models.folding import TOLERANCE, difference
-from batchtag.models.parts import replace_parts
+from batchtag.models.parts import larger_than_examples, replace_parts
 
 log = logging.getLogger(__name__)
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+_BOXES = 128
+"""As many boxes go through a head with convolutions at a time: a thousand would need a GB for what lies between."""
 
 
-def compile_part(part: nn.Module, example: Any, other: Any, *, threads: int) -> nn.Module:
+def compile_part(
+    part: nn.Module, example: Any, other: Any, *, usual: Sequence[Sequence[int]], threads: int, most: int | None = None
+) -> nn.Module:
     """`part` as OpenVINO runs it, or `part` itself where that cannot be; in evaluation mode, on the CPU, float32.
 
     `example` and `other` are two inputs (a tensor or a list of them) that differ in their sizes: one to translate by,
-    one to compare answers on. `threads` callers are served at a time, each by one core.
+    one to compare answers on. `usual` is the shape of each tensor of one as it will be; sides in which all three agree
+    are taken never to differ. `threads` callers are served at a time, each by one core. Of a batch, `most` are computed
+    at a time.
     """
     try:
-        compiled = Compiled(part, example, threads=threads)
+        compiled = Compiled(part, example, other, usual=usual, threads=threads, most=most)
         with torch.inference_mode():
             wrong = difference(part(other), compiled(other))
     except Exception as error:  # around one part of one network, with thousands of operators on either side
@@ -44,7 +51,7 @@ def compile_part(part: nn.Module, example: Any, other: Any, *, threads: int) -> 
     return compiled
 
 
-def _openvino() -> Any:
+def quiet_openvino() -> Any:
     """The library, silent: by itself it tells its makers of every import and every translation, unless opted out."""
     spoken = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so its import fails, and a stub is used
@@ -61,29 +68,66 @@ def _openvino() -> Any:
 class Compiled(nn.Module):
     """Called like the part it was made of. What it gives is this thread's until the same thread calls it again."""
 
-    def __init__(self, part: nn.Module, example: Any, *, threads: int) -> None:
+    def __init__(
+        self,
+        part: nn.Module,
+        example: Any,
+        other: Any,
+        *,
+        usual: Sequence[Sequence[int]],
+        threads: int,
+        most: int | None,
+    ) -> None:
         super().__init__()
-        openvino = _openvino()
-        inputs, self._takes = pytree.tree_flatten(example)
-        flat = _Flat(part, self._takes).eval()
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit.trace, which OpenVINO reads networks by, is on its way out
-            self._gives = pytree.tree_flatten(part(example))[1]
-            # Traced by OpenVINO itself, which lets torch trace twice to compare and freezes nothing, mobilenet_v3_large
-            # takes 2.9 s instead of 1.1 and comes to the same numbers. `compile_part` compares on another picture.
-            trace: Any = torch.jit.trace
-            traced = torch.jit.freeze(trace(flat, tuple(inputs), check_trace=False))
-            model = openvino.convert_model(traced, example_input=tuple(inputs))
+        model = graph_of(part, example)
+        model.reshape(dict(zip(model.inputs, _sides([example, other], usual), strict=True)))
+        from batchtag.models.winograd import use_winograd
+
+        use_winograd(model, usual)
         settings = {**_SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
-        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        self._compiled = quiet_openvino().Core().compile_model(model, "CPU", settings)
+        with torch.inference_mode():
+            self._gives = pytree.tree_structure(part(example))
+        self._most = most
         self._own = threading.local()
 
     def forward(self, inputs: Any) -> Any:
+        if self._most and len(inputs) > self._most:
+            return _joined([pytree.tree_map(Tensor.clone, self(some)) for some in inputs.split(self._most)])
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
         given = [tensor.contiguous().numpy() for tensor in pytree.tree_leaves(inputs)]
         answers = self._own.request.infer(given, share_inputs=True, share_outputs=True)
         return pytree.tree_unflatten([torch.from_numpy(answer) for answer in answers.values()], self._gives)
+
+
+def _sides(examples: Sequence[Any], usual: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The shape of each tensor of an input, with -1 for a side that differs between the examples and the usual."""
+    shapes = [[one.shape for one in pytree.tree_leaves(example)] for example in examples]
+    return [
+        [side[0] if len(set(side)) == 1 else -1 for side in zip(*of_one, strict=True)]
+        for of_one in zip(*shapes, usual, strict=True)
+    ]
+
+
+def _joined(answers: Sequence[Any]) -> Any:
+    """The answers to the parts of a batch as the answer to the whole."""
+    leaves = [pytree.tree_leaves(answer) for answer in answers]
+    return pytree.tree_unflatten(
+        [torch.cat(some) for some in zip(*leaves, strict=True)], pytree.tree_structure(answers[0])
+    )
+
+
+def graph_of(part: nn.Module, example: Any) -> Any:
+    """The `openvino.Model` of a part, read from what it does with an input; its sides are open."""
+    inputs, takes = pytree.tree_flatten(example)
+    openvino, trace = quiet_openvino(), cast(Any, torch.jit.trace)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit.trace, which OpenVINO reads networks by, is on its way out
+        # Traced by OpenVINO itself, which lets torch trace twice to compare and freezes nothing, mobilenet_v3_large
+        # takes 2.9 s instead of 1.1 and comes to the same numbers. `compile_part` compares on another picture.
+        traced = torch.jit.freeze(trace(_Flat(part, takes).eval(), tuple(inputs), check_trace=False))
+        return openvino.convert_model(traced, example_input=tuple(inputs))
 
 
 class _Flat(nn.Module):
@@ -100,4 +144,15 @@ class _Flat(nn.Module):
 
 def compile_detector(network: Any, *, threads: int) -> None:
     """Compile the parts of a torchvision detection network that look at pixels and features, in place."""
-    replace_parts(network, lambda part, first, second: compile_part(part, first, second, threads=threads))
+    larger = larger_than_examples(network.transform)
+
+    def make(part: nn.Module, first: Any, second: Any) -> nn.Module:
+        shapes = [tuple(one.shape) for one in pytree.tree_leaves(first)]
+        if not isinstance(part, nn.Sequential):
+            usual = [(*shape[:2], round(shape[2] * larger), round(shape[3] * larger)) for shape in shapes]
+            return compile_part(part, first, second, usual=usual, threads=threads)
+        usual = [(_BOXES, *shape[1:]) for shape in shapes]  # a box head and its predictor
+        most = _BOXES if any(isinstance(one, nn.Conv2d) for one in part.modules()) else None
+        return compile_part(part, first, second, usual=usual, threads=threads, most=most)
+
+    replace_parts(network, make)

@@ -38,6 +38,13 @@ def replace_parts(network: Any, make: Make) -> None:
         heads.box_head, heads.box_predictor = nn.Identity(), made
 
 
+def larger_than_examples(transform: Any) -> float:
+    """How many times as wide and high as in the first input of `replace_parts` a picture usually is."""
+    if transform.fixed_size is not None:
+        return 1.0
+    return float(transform.min_size[-1] / min(_pictures(transform)[0][-2:]))
+
+
 def settle_scales(network: Any) -> None:
     """Let a two-stage network learn from a plain picture how its features are scaled; on the CPU, in evaluation mode.
 

@@ -48,7 +48,8 @@ def test_the_engine_for_cpus_is_not_let_to_tell_its_makers_of_its_use() -> None:
     """OpenVINO sends an event to them with every import and translation, unless its telemetry cannot be imported."""
     script = (
         "import sys, torch; from batchtag.models.openvino import compile_part; "
-        "compile_part(torch.nn.Conv2d(3, 4, 3).eval(), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9), threads=1); "
+        "compile_part(torch.nn.Conv2d(3, 4, 3).eval(), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9), "
+        "usual=[(1, 3, 8, 8)], threads=1); "
         "print('openvino' in sys.modules, [name for name in sys.modules if name.startswith('openvino_telemetry')])"
     )
     said = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)

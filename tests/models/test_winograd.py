@@ -1,0 +1,119 @@
+"""Convolutions by Winograd's way are the convolutions they stand for, and stand only where they gain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from batchtag.models.folding import difference
+from batchtag.models.openvino import Compiled, graph_of, quiet_openvino
+from batchtag.models.winograd import use_winograd
+
+USUAL = (1, 128, 24, 32)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def graph(part: nn.Module, *, sides: list[int]) -> Any:
+    """The part as OpenVINO reads it, before it is compiled; `sides` has -1 for what may vary."""
+    model = graph_of(part.eval(), torch.rand(*[side if side > 0 else 16 for side in sides]))
+    model.reshape(sides)
+    return model
+
+
+def answer(model: Any, given: Tensor) -> Tensor:
+    compiled = quiet_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return torch.from_numpy(next(iter(compiled([given.numpy()]).values())).copy())
+
+
+def convolution(channels: int = 128, *, out: int = 128, **options: Any) -> nn.Conv2d:
+    made = nn.Conv2d(channels, out, options.pop("kernel_size", 3), **{"padding": 1, **options})
+    return made.requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 4), (7, 7), (13, 17), (24, 32), (50, 31)])
+def test_one_picture_of_any_size_is_convolved_the_same(size: tuple[int, int]) -> None:
+    part = convolution(out=144)
+    model = graph(part, sides=[1, 128, -1, -1])
+    assert use_winograd(model, [USUAL]) == 1
+    given = torch.randn(1, 128, *size)
+    with torch.inference_mode():
+        assert difference(part(given), answer(model, given)) < 2e-5
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 5])
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (6, 13), (28, 28)])
+def test_any_number_of_pictures_of_one_size_is_convolved_the_same(num_images: int, size: tuple[int, int]) -> None:
+    part = convolution()
+    model = graph(part, sides=[-1, 128, *size])
+    assert use_winograd(model, [(16, 128, *size)]) == 1
+    given = torch.randn(num_images, 128, *size)
+    with torch.inference_mode():
+        assert difference(part(given), answer(model, given)) < 2e-5
+
+
+def test_pictures_side_by_side_do_not_show_in_one_another() -> None:
+    model = graph(convolution(), sides=[-1, 128, 7, 7])
+    use_winograd(model, [(16, 128, 7, 7)])
+    one = torch.randn(1, 128, 7, 7)
+    loud = torch.full((1, 128, 7, 7), 1e6)
+    among = answer(model, torch.cat([loud, one, loud]))[1:2]
+    assert difference(answer(model, one), among) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        convolution(stride=2),
+        convolution(dilation=2, padding=2),
+        convolution(padding=0),
+        convolution(kernel_size=1, padding=0),
+        convolution(kernel_size=5, padding=2),
+        convolution(groups=2),
+        convolution(64),
+        convolution(out=64),
+    ],
+    ids=["stride", "dilation", "no padding", "1 x 1", "5 x 5", "groups", "few channels in", "few channels out"],
+)
+def test_what_is_of_another_kind_or_gains_nothing_stays(part: nn.Conv2d) -> None:
+    model = graph(part, sides=[1, part.in_channels, -1, -1])
+    assert use_winograd(model, [(1, part.in_channels, 24, 32)]) == 0
+
+
+def test_of_a_pyramid_s_levels_the_small_ones_stay_and_the_others_share_weights() -> None:
+    shared = convolution()
+
+    class Head(nn.Module):
+        def forward(self, level: Tensor) -> Tensor:
+            found: Tensor = shared(level)
+            for _ in range(3):
+                level = functional.max_pool2d(level, 2)
+                found = found + shared(level).mean()
+            return found
+
+    model = graph(Head(), sides=[1, 128, -1, -1])
+    assert use_winograd(model, [(1, 128, 32, 32)]) == 2, "64 and 16 patches; not 4 and 1"
+    turned = [op for op in model.get_ops() if op.get_type_name() == "Constant" and list(op.shape) == [36, 128, 128]]
+    assert len(turned) == 1
+
+
+def test_pictures_of_unknown_number_and_size_stay() -> None:
+    model = graph(convolution(), sides=[-1, 128, -1, -1])
+    assert use_winograd(model, [(4, 128, 24, 32)]) == 0
+
+
+def test_a_batch_is_computed_in_pieces_that_are_no_larger_than_asked_for() -> None:
+    part = nn.Sequential(convolution(), nn.ReLU(), nn.Flatten(), nn.Linear(128 * 49, 5)).eval()
+    examples = torch.randn(4, 128, 7, 7), torch.randn(7, 128, 7, 7)
+    compiled = Compiled(part, *examples, usual=[(8, 128, 7, 7)], threads=1, most=8)
+    for num_boxes in (0, 1, 8, 9, 30):
+        given = torch.randn(num_boxes, 128, 7, 7)
+        with torch.inference_mode():
+            assert difference(part(given), compiled(given)) < 1e-4
