@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -65,6 +66,16 @@ def quiet_openvino() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """What compiles, one for the process, never to end.
+
+    Each gives its thread a stack for signals and brings the one before it back when it ends (OpenVINO 2026.4.1), though
+    that one's memory may be gone: the next signal that Python has a handler for ended the process without a word.
+    """
+    return quiet_openvino().Core()
+
+
 class Compiled(nn.Module):
     """Called like the part it was made of. What it gives is this thread's until the same thread calls it again."""
 
@@ -85,7 +96,7 @@ class Compiled(nn.Module):
 
         use_winograd(model, usual)
         settings = {**_SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
-        self._compiled = quiet_openvino().Core().compile_model(model, "CPU", settings)
+        self._compiled = core().compile_model(model, "CPU", settings)
         with torch.inference_mode():
             self._gives = pytree.tree_structure(part(example))
         self._most = most

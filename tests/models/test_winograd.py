@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from batchtag.models.folding import difference
-from batchtag.models.openvino import Compiled, graph_of, quiet_openvino
+from batchtag.models.openvino import core, graph_of
 from batchtag.models.winograd import use_winograd
 
 USUAL = (1, 128, 24, 32)
@@ -29,7 +29,7 @@ def graph(part: nn.Module, *, sides: list[int]) -> Any:
 
 
 def answer(model: Any, given: Tensor) -> Tensor:
-    compiled = quiet_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return torch.from_numpy(next(iter(compiled([given.numpy()]).values())).copy())
 
 
@@ -107,13 +107,3 @@ def test_of_a_pyramid_s_levels_the_small_ones_stay_and_the_others_share_weights(
 def test_pictures_of_unknown_number_and_size_stay() -> None:
     model = graph(convolution(), sides=[-1, 128, -1, -1])
     assert use_winograd(model, [(4, 128, 24, 32)]) == 0
-
-
-def test_a_batch_is_computed_in_pieces_that_are_no_larger_than_asked_for() -> None:
-    part = nn.Sequential(convolution(), nn.ReLU(), nn.Flatten(), nn.Linear(128 * 49, 5)).eval()
-    examples = torch.randn(4, 128, 7, 7), torch.randn(7, 128, 7, 7)
-    compiled = Compiled(part, *examples, usual=[(8, 128, 7, 7)], threads=1, most=8)
-    for num_boxes in (0, 1, 8, 9, 30):
-        given = torch.randn(num_boxes, 128, 7, 7)
-        with torch.inference_mode():
-            assert difference(part(given), compiled(given)) < 1e-4
