@@ -109,9 +109,10 @@ def padded_shape(transform: Any, height: int, width: int) -> tuple[int, int]:
 
     Raises ValueError for a picture so elongated that its shorter side vanishes when the longer one fits.
     """
+    stride = transform.size_divisible
     if transform.fixed_size is not None:
         fixed_width, fixed_height = transform.fixed_size
-        return fixed_height, fixed_width
+        return math.ceil(fixed_height / stride) * stride, math.ceil(fixed_width / stride) * stride
     scale = min(transform.min_size[-1] / min(height, width), transform.max_size / max(height, width))
     resized = int(height * scale), int(width * scale)
     if 0 in resized:
@@ -119,7 +120,6 @@ def padded_shape(transform: Any, height: int, width: int) -> tuple[int, int]:
             f"a picture of {width} x {height} pixels is too elongated for this detector: "
             f"with its longer side at {transform.max_size} pixels nothing is left of the shorter"
         )
-    stride = transform.size_divisible
     return math.ceil(resized[0] / stride) * stride, math.ceil(resized[1] / stride) * stride
 
 

@@ -9,11 +9,10 @@ one end to the other are replaced, each by something that is called like it. Lar
 from __future__ import annotations
 
 import logging
-import sys
+import math
 import threading
 import warnings
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -21,59 +20,50 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from batchtag.models.folding import TOLERANCE, difference
+from batchtag.models.openvino_library import quiet_openvino, the_core
 from batchtag.models.parts import larger_than_examples, replace_parts
 
 log = logging.getLogger(__name__)
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-_BOXES = 128
+_MOST_BOXES = 128
 """As many boxes go through a head with convolutions at a time: a thousand would need a GB for what lies between."""
 
 
 def compile_part(
-    part: nn.Module, example: Any, other: Any, *, usual: Sequence[Sequence[int]], threads: int, most: int | None = None
+    part: nn.Module,
+    example: Any,
+    other: Any,
+    *,
+    usual: Sequence[Sequence[int]],
+    threads: int,
+    max_batch: int | None = None,
 ) -> nn.Module:
     """`part` as OpenVINO runs it, or `part` itself where that cannot be; in evaluation mode, on the CPU, float32.
 
     `example` and `other` are two inputs (a tensor or a list of them) that differ in their sizes: one to translate by,
     one to compare answers on. `usual` is the shape of each tensor of one as it will be; sides in which all three agree
-    are taken never to differ. `threads` callers are served at a time, each by one core. Of a batch, `most` are computed
-    at a time.
+    are taken never to differ. `threads` callers are served at a time, each by one core. Of a larger batch,
+    `max_batch` are computed at a time.
     """
-    try:
-        compiled = Compiled(part, example, other, usual=usual, threads=threads, most=most)
-        with torch.inference_mode():
-            wrong = difference(part(other), compiled(other))
-    except Exception as error:  # around one part of one network, with thousands of operators on either side
-        log.info("%s is not compiled: %s: %s", type(part).__name__, type(error).__name__, error)
-        return part
-    if not wrong <= TOLERANCE:  # NaN is no agreement
-        log.warning("%s is not compiled: OpenVINO's answers differ by %.2g of the largest", type(part).__name__, wrong)
-        return part
-    return compiled
-
-
-def quiet_openvino() -> Any:
-    """The library, silent: by itself it tells its makers of every import and every translation, unless opted out."""
-    spoken = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so its import fails, and a stub is used
-    try:
-        import openvino
-    finally:
-        if spoken is None:
-            del sys.modules["openvino_telemetry"]
-        else:
-            sys.modules["openvino_telemetry"] = spoken
-    return openvino
-
-
-@cache
-def core() -> Any:
-    """What compiles, one for the process, never to end.
-
-    Each gives its thread a stack for signals and brings the one before it back when it ends (OpenVINO 2026.4.1), though
-    that one's memory may be gone: the next signal that Python has a handler for ended the process without a word.
-    """
-    return quiet_openvino().Core()
+    for winograd in (True, False):
+        try:
+            compiled = Compiled(
+                part, [example, other], usual=usual, threads=threads, max_batch=max_batch, winograd=winograd
+            )
+            with torch.inference_mode():
+                wrong = difference(part(other), compiled(other))
+        except Exception as error:  # around one part of one network, with thousands of operators on either side
+            log.info("%s is not compiled: %s: %s", type(part).__name__, type(error).__name__, error)
+            continue
+        if wrong <= TOLERANCE:  # NaN is no agreement
+            return compiled
+        log.warning(
+            "%s is not compiled%s: OpenVINO's answers differ by %.2g of the largest",
+            type(part).__name__,
+            " with Winograd's convolutions" if winograd else "",
+            wrong,
+        )
+    return part
 
 
 class Compiled(nn.Module):
@@ -82,29 +72,31 @@ class Compiled(nn.Module):
     def __init__(
         self,
         part: nn.Module,
-        example: Any,
-        other: Any,
+        examples: Sequence[Any],
         *,
         usual: Sequence[Sequence[int]],
         threads: int,
-        most: int | None,
+        max_batch: int | None = None,
+        winograd: bool = True,
     ) -> None:
+        """Raises what OpenVINO raises. `examples` and the rest are as `compile_part` takes them."""
         super().__init__()
-        model = graph_of(part, example)
-        model.reshape(dict(zip(model.inputs, _sides([example, other], usual), strict=True)))
-        from batchtag.models.winograd import use_winograd
+        model = graph_of(part, examples[0])
+        model.reshape(dict(zip(model.inputs, _declared_shapes(examples, usual), strict=True)))
+        if winograd:
+            from batchtag.models.winograd import use_winograd  # imports OpenVINO
 
-        use_winograd(model, usual)
+            use_winograd(model, usual)
         settings = {**_SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
-        self._compiled = core().compile_model(model, "CPU", settings)
+        self._compiled = the_core().compile_model(model, "CPU", settings)
         with torch.inference_mode():
-            self._gives = pytree.tree_structure(part(example))
-        self._most = most
+            self._gives = pytree.tree_structure(part(examples[0]))
+        self._max_batch = max_batch
         self._own = threading.local()
 
     def forward(self, inputs: Any) -> Any:
-        if self._most and len(inputs) > self._most:
-            return _joined([pytree.tree_map(Tensor.clone, self(some)) for some in inputs.split(self._most)])
+        if self._max_batch and len(inputs) > self._max_batch:
+            return _joined([pytree.tree_map(Tensor.clone, self(some)) for some in inputs.split(self._max_batch)])
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
         given = [tensor.contiguous().numpy() for tensor in pytree.tree_leaves(inputs)]
@@ -112,7 +104,7 @@ class Compiled(nn.Module):
         return pytree.tree_unflatten([torch.from_numpy(answer) for answer in answers.values()], self._gives)
 
 
-def _sides(examples: Sequence[Any], usual: Sequence[Sequence[int]]) -> list[list[int]]:
+def _declared_shapes(examples: Sequence[Any], usual: Sequence[Sequence[int]]) -> list[list[int]]:
     """The shape of each tensor of an input, with -1 for a side that differs between the examples and the usual."""
     shapes = [[one.shape for one in pytree.tree_leaves(example)] for example in examples]
     return [
@@ -160,10 +152,11 @@ def compile_detector(network: Any, *, threads: int) -> None:
     def make(part: nn.Module, first: Any, second: Any) -> nn.Module:
         shapes = [tuple(one.shape) for one in pytree.tree_leaves(first)]
         if not isinstance(part, nn.Sequential):
-            usual = [(*shape[:2], round(shape[2] * larger), round(shape[3] * larger)) for shape in shapes]
+            usual = [(*shape[:2], *(math.ceil(side * larger) for side in shape[2:])) for shape in shapes]
             return compile_part(part, first, second, usual=usual, threads=threads)
-        usual = [(_BOXES, *shape[1:]) for shape in shapes]  # a box head and its predictor
-        most = _BOXES if any(isinstance(one, nn.Conv2d) for one in part.modules()) else None
-        return compile_part(part, first, second, usual=usual, threads=threads, most=most)
+        usual = [(_MOST_BOXES, *shape[1:]) for shape in shapes]  # a box head and its predictor
+        has_convolutions = any(isinstance(one, nn.Conv2d) for one in part.modules())
+        max_batch = _MOST_BOXES if has_convolutions else None
+        return compile_part(part, first, second, usual=usual, threads=threads, max_batch=max_batch)
 
     replace_parts(network, make)

@@ -61,8 +61,9 @@ def settle_scales(network: Any) -> None:
 
 def _pictures(transform: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of two small inputs of a backbone; of the only size there is, if the network has one."""
+    divisor = transform.size_divisible
     if transform.fixed_size is not None:
-        width, height = transform.fixed_size
+        width, height = (-(-side // divisor) * divisor for side in transform.fixed_size)
         return (1, 3, height, width), (2, 3, height, width)
-    stride = max(transform.size_divisible, 32)
+    stride = max(divisor, 32)
     return (1, 3, 4 * stride, 5 * stride), (1, 3, 6 * stride, 4 * stride)

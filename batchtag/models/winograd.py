@@ -1,15 +1,16 @@
-"""Convolutions of 3 x 3 by Winograd's way in a graph that OpenVINO is to compile: a quarter of the multiplications.
+"""Convolutions of 3 x 3 by Winograd's way in a graph that OpenVINO is to compile: a quarter of the products.
 
-F(4 x 4, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308, section 4.2):
+F(4 x 4, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308, section 4.3):
 from 6 x 6 pixels come 4 x 4 outputs with 36 products for each pair of channels instead of 144. OpenVINO has it for GPUs
 and ARM; on x86 it convolves directly. Here it is made of ordinary operators: patches are cut out, turned by one product
 of matrices, meet the turned weights in 36 more, and are turned back. A feature pyramid, its proposal head and the
 convolutions of a box head are most of such a detector's arithmetic, and all of this kind.
 
 One core of an EPYC with AVX2, against OpenVINO's own convolution: 256 channels of 100 x 136 pixels 2.2 times as fast,
-128 of 28 x 28 1.7, 256 of 14 x 14 1.3; 64 channels gain nothing, and where fewer patches share the turned weights than
-`_FEWEST_PATCHES`, reading those takes longer than multiplying. Answers differ in the sixth digit. Importable where
-OpenVINO is.
+four times 128 of 28 x 28 1.6, 128 times 256 of 7 x 7 1.6; 64 channels gain nothing, and where few patches share the
+turned weights, reading those takes longer than multiplying. It costs memory: weights take four times as much, and what
+lies between, of a map of 256 channels and 200 x 336 pixels, 370 MB for each caller. Answers differ in the fifth digit,
+ten times as much as by the direct way. Importable where OpenVINO is.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from batchtag.models.openvino import quiet_openvino
+from batchtag.models.openvino_library import quiet_openvino
 
 op = quiet_openvino().opset15
 
@@ -55,7 +57,6 @@ _OUTPUTS = np.array(
     ]
 )
 _TILE, _PATCH = 4, 6
-_FEWEST_CHANNELS, _FEWEST_PATCHES = 128, 16
 
 
 def use_winograd(model: Any, usual: Sequence[Shape]) -> int:
@@ -65,6 +66,7 @@ def use_winograd(model: Any, usual: Sequence[Shape]) -> int:
     those. Any other shape is computed as well.
     """
     sizes = _output_sizes(model, usual)
+    fewest_channels, fewest_patches = _fewest()
     turned: dict[str, Any] = {}
     replaced = 0
     for node in model.get_ordered_ops():
@@ -73,9 +75,9 @@ def use_winograd(model: Any, usual: Sequence[Shape]) -> int:
         weights = node.input_value(1).get_node()
         num_images, _, height, width = sizes[node.get_friendly_name()]
         num_patches = num_images * -(-height // _TILE) * -(-width // _TILE)
-        if min(weights.shape[:2]) < _FEWEST_CHANNELS or num_patches < _FEWEST_PATCHES:
+        if min(weights.shape[:2]) < fewest_channels or num_patches < fewest_patches:
             continue
-        name = weights.get_friendly_name()
+        name = weights.get_name()
         if name not in turned:  # the same head looks at each level of a pyramid
             turned[name] = _constant(_turned(weights.data))
         node.output(0).replace(_convolution(node.input_value(0), turned[name]).output(0))
@@ -84,8 +86,16 @@ def use_winograd(model: Any, usual: Sequence[Shape]) -> int:
     return replaced
 
 
+def _fewest() -> tuple[int, int]:
+    """The channels and the patches from which a convolution gains, on this processor.
+
+    With AVX-512 products cost half, and cutting and turning, which wait for memory, as much as before; not measured.
+    """
+    return (256, 256) if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else (128, 16)
+
+
 def _output_sizes(model: Any, usual: Sequence[Shape]) -> dict[str, list[int]]:
-    """By name, the shapes of all convolutions' outputs for inputs of the usual shapes."""
+    """By name, the shapes of what convolutions of this kind give for inputs of the usual shapes."""
     same = model.clone()
     same.reshape({one: list(shape) for one, shape in zip(same.inputs, usual, strict=True)})
     of_kind = [node for node in same.get_ops() if _is_of_this_kind(node)]
@@ -120,13 +130,16 @@ def _convolution(pixels: Any, weights: Any) -> Any:
     """
     if pixels.get_partial_shape()[0] != 1:
         return _of_many(pixels, weights)
-    size = _sides(pixels)
+    size = _height_width(pixels)
     padded = op.pad(pixels, [0, 0, 1, 1], [0, 0, _TILE, _TILE], "constant", _constant(np.float32(0)))
     return op.slice(_tiles(padded, weights), _constant([0, 0]), size, _constant([1, 1]), _constant([2, 3]))
 
 
 def _of_many(pixels: Any, weights: Any) -> Any:
-    """Pictures stand side by side, at least one column of zeros apart, and are one: their patches fill one matrix."""
+    """Pictures stand side by side, at least one column of zeros apart, and are one: their patches fill one matrix.
+
+    A picture whose numbers are infinite spoils its neighbour, too.
+    """
     num_in = weights.shape[2]
     height, width = (one.get_length() for one in list(pixels.get_partial_shape())[2:])
     rows, columns = _TILE * -(-height // _TILE), _TILE * -(-(width + 1) // _TILE)
@@ -144,10 +157,10 @@ def _tiles(padded: Any, weights: Any) -> Any:
     """(1, C, 4 h + 2 or more, 4 w + 2 or more) to (1, K, 4 h, 4 w)."""
     num_out, num_in = weights.shape[1:]
     patches = op.extract_image_patches(padded, [_PATCH] * 2, [_TILE] * 2, [1, 1], "VALID")  # (1, 36 C, h, w)
-    turned = op.matmul(_both_sides(_PIXELS), _matrices(patches), False, False)
+    turned = op.matmul(_both_height_width(_PIXELS), _matrices(patches), False, False)
     met = op.matmul(weights, op.reshape(turned, _constant([_PATCH**2, num_in, -1]), False), False, False)
-    back = op.matmul(_both_sides(_OUTPUTS), _matrices(met), False, False)
-    shape = op.concat([_constant([1, _TILE**2 * num_out]), _sides(patches)], 0)
+    back = op.matmul(_both_height_width(_OUTPUTS), _matrices(met), False, False)
+    shape = op.concat([_constant([1, _TILE**2 * num_out]), _height_width(patches)], 0)
     return op.depth_to_space(op.reshape(back, shape, False), "blocks_first", _TILE)
 
 
@@ -156,12 +169,12 @@ def _matrices(numbers: Any) -> Any:
     return op.reshape(numbers, _constant([_PATCH**2, -1]), False)
 
 
-def _both_sides(matrix: NDArray[Any]) -> Any:
+def _both_height_width(matrix: NDArray[Any]) -> Any:
     """The constant that turns a patch from both sides at once."""
     return _constant(np.kron(matrix, matrix).astype(np.float32))
 
 
-def _sides(node: Any) -> Any:
+def _height_width(node: Any) -> Any:
     """Height and width of what a node gives, as they are when it is computed."""
     return op.gather(op.shape_of(node), _constant([2, 3]), _constant(0))
 

@@ -4,33 +4,79 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
+from batchtag.models import winograd
 from batchtag.models.folding import difference
-from batchtag.models.openvino import Compiled
+from batchtag.models.openvino import Compiled, compile_detector, compile_part
+from batchtag.models.openvino_library import the_core
 
 
-def test_a_batch_is_computed_in_pieces_that_are_no_larger_than_asked_for() -> None:
+@pytest.fixture(autouse=True)
+def seeded() -> None:
     torch.manual_seed(0)
+
+
+def test_a_batch_is_computed_in_pieces_that_are_no_larger_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     part = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128 * 49, 5)).eval()
     part.requires_grad_(False)
     examples = torch.randn(4, 128, 7, 7), torch.randn(7, 128, 7, 7)
-    compiled = Compiled(part, *examples, usual=[(8, 128, 7, 7)], threads=1, most=8)
-    for num_boxes in (0, 1, 8, 9, 30):
+    compiled = Compiled(part, examples, usual=[(8, 128, 7, 7)], threads=1, max_batch=8)
+    computed: list[int] = []
+    whole = compiled.forward
+
+    def forward(inputs: Tensor) -> Any:
+        computed.append(len(inputs))
+        return whole(inputs)
+
+    monkeypatch.setattr(compiled, "forward", forward)
+    for num_boxes in (0, 1, 8, 19):
         given = torch.randn(num_boxes, 128, 7, 7)
         with torch.inference_mode():
             assert difference(part(given), compiled(given)) < 1e-4
+    assert computed == [0, 1, 8, 19, 8, 8, 3]
+
+
+@pytest.mark.parametrize("sizes", [{"fixed_size": [300, 300]}, {"min_size": 32, "max_size": 64}, {"min_size": 320}])
+def test_every_part_of_a_detector_is_compiled_whatever_size_it_wants(sizes: dict[str, Any]) -> None:
+    network: Any = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, **sizes).eval()
+    pictures = [torch.rand(3, 120, 90), torch.rand(3, 33, 200)]
+    with torch.inference_mode():
+        expected = [network([one])[0]["boxes"] for one in pictures]
+        compile_detector(network, threads=2)
+        parts = (network.backbone, network.rpn.head, network.roi_heads.box_predictor)
+        assert [type(one) for one in parts] == [Compiled] * 3
+        for boxes, picture in zip(expected, pictures, strict=True):
+            torch.testing.assert_close(network([picture])[0]["boxes"], boxes, atol=0.05, rtol=0)
+
+
+def test_a_part_that_winograd_cannot_do_is_compiled_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> int:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(winograd, "use_winograd", broken)
+    part = nn.Conv2d(3, 4, 3).eval()
+    made = compile_part(part, torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9), usual=[(1, 3, 8, 8)], threads=1)
+    assert isinstance(made, Compiled)
+
+
+def test_threads_that_ask_for_the_core_at_once_get_the_same() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert len({id(one) for one in pool.map(lambda _: the_core(), range(8))}) == 1
 
 
 _SIGNALLED = """
 import gc, os, signal, torch
 from batchtag.models.openvino import Compiled
 
-example, other = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9)
-made = [Compiled(torch.nn.Conv2d(3, 4, 3).eval(), example, other, usual=[(1, 3, 8, 8)], threads=1, most=None)
-        for _ in range(2)]
+examples = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 9, 9)
+made = [Compiled(torch.nn.Conv2d(3, 4, 3).eval(), examples, usual=[(1, 3, 8, 8)], threads=1) for _ in range(2)]
 while made:
     made.pop(0)
     gc.collect()

@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from batchtag.models.folding import difference
-from batchtag.models.openvino import core, graph_of
+from batchtag.models.openvino import graph_of
+from batchtag.models.openvino_library import the_core
 from batchtag.models.winograd import use_winograd
 
 USUAL = (1, 128, 24, 32)
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def on_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeded, and on any machine as on one with AVX2."""
     torch.manual_seed(0)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
 
 
 def graph(part: nn.Module, *, sides: list[int]) -> Any:
@@ -29,7 +32,7 @@ def graph(part: nn.Module, *, sides: list[int]) -> Any:
 
 
 def answer(model: Any, given: Tensor) -> Tensor:
-    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return torch.from_numpy(next(iter(compiled([given.numpy()]).values())).copy())
 
 
@@ -38,7 +41,9 @@ def convolution(channels: int = 128, *, out: int = 128, **options: Any) -> nn.Co
     return made.requires_grad_(False)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 4), (7, 7), (13, 17), (24, 32), (50, 31)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 4), (7, 7), (13, 17), (24, 32), (50, 31), (1, 400)]
+)
 def test_one_picture_of_any_size_is_convolved_the_same(size: tuple[int, int]) -> None:
     part = convolution(out=144)
     model = graph(part, sides=[1, 128, -1, -1])
@@ -107,3 +112,12 @@ def test_of_a_pyramid_s_levels_the_small_ones_stay_and_the_others_share_weights(
 def test_pictures_of_unknown_number_and_size_stay() -> None:
     model = graph(convolution(), sides=[-1, 128, -1, -1])
     assert use_winograd(model, [(4, 128, 24, 32)]) == 0
+
+
+@pytest.mark.parametrize(("channels", "size", "gains"), [(128, (64, 64), 0), (256, (60, 60), 0), (256, (61, 61), 1)])
+def test_with_avx_512_only_large_ones_are_taken_to_gain(
+    channels: int, size: tuple[int, int], gains: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    model = graph(convolution(channels, out=channels), sides=[1, channels, -1, -1])
+    assert use_winograd(model, [(1, channels, *size)]) == gains
