@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,18 +30,24 @@ def test_decoding_needs_neither_arrow_nor_torch_nor_ray() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["run", "--help"]], ids=" ".join)
-def test_help_comes_within_a_second(arguments: list[str]) -> None:
-    """The best of three, because the machine that tests may be busy."""
+def test_help_costs_less_than_a_second_of_a_core(arguments: list[str]) -> None:
+    """The best of three, and of a core: what else the machine does is not the command's time."""
     command = [str(Path(sys.executable).with_name("batchtag")), *arguments]
-    walls = []
+    costs = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = cpu_s_of_children()
         shown = subprocess.run(command, capture_output=True, text=True, check=True)
-        walls.append(time.perf_counter() - began)
+        costs.append(cpu_s_of_children() - before)
         assert "Usage" in shown.stdout
-        if walls[-1] < 1:
+        if costs[-1] < 1:
             return
-    pytest.fail(f"`batchtag {' '.join(arguments)}` took {min(walls):.2f} s at best")
+    pytest.fail(f"`batchtag {' '.join(arguments)}` took {min(costs):.2f} s of a core at best")
+
+
+def cpu_s_of_children() -> float:
+    """What all that have ended have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_the_engine_for_cpus_is_not_let_to_tell_its_makers_of_its_use() -> None:
