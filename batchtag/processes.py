@@ -25,6 +25,15 @@ def available_cores() -> int:
     return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
 
 
+def available_memory() -> int:
+    """The bytes this process may use at most: the machine's, or what its container (cgroup v2) allows."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return machine
+
+
 def started(pid: int) -> str:
     """A mark of the running process with that pid; "" if there is none, or one that is only not yet reaped."""
     fields = _fields(pid)

@@ -22,9 +22,12 @@ from torch.utils import _pytree as pytree
 from batchtag.models.folding import TOLERANCE, difference
 from batchtag.models.openvino_library import quiet_openvino, the_core
 from batchtag.models.parts import larger_than_examples, replace_parts
+from batchtag.processes import available_memory
 
 log = logging.getLogger(__name__)
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+_SHARES_OF_MEMORY = 8
+"""One of so many is what all callers' steps of one convolution may take: each part of a network keeps its own."""
 _MOST_BOXES = 128
 """As many boxes go through a head with convolutions at a time: a thousand would need a GB for what lies between."""
 
@@ -86,7 +89,7 @@ class Compiled(nn.Module):
         if winograd:
             from batchtag.models.winograd import use_winograd  # imports OpenVINO
 
-            use_winograd(model, usual)
+            use_winograd(model, usual, max_bytes=available_memory() // _SHARES_OF_MEMORY // threads)
         settings = {**_SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
         self._compiled = the_core().compile_model(model, "CPU", settings)
         with torch.inference_mode():

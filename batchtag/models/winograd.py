@@ -59,11 +59,11 @@ _OUTPUTS = np.array(
 _TILE, _PATCH = 4, 6
 
 
-def use_winograd(model: Any, usual: Sequence[Shape]) -> int:
+def use_winograd(model: Any, usual: Sequence[Shape], *, max_bytes: int) -> int:
     """Replace, in place, the convolutions of an `openvino.Model` that gain by it; says how many.
 
-    `usual` holds the shape (N, C, H, W) of each input as it will usually be; whether one gains is told by its share of
-    those. Any other shape is computed as well.
+    `usual` holds the shape (N, C, H, W) of each input as it will usually be: from those it is told which gain, and for
+    which more than `max_bytes` would lie between their steps, which stay as well. Any other shape is computed, too.
     """
     sizes = _output_sizes(model, usual)
     fewest_channels, fewest_patches = _fewest()
@@ -76,6 +76,8 @@ def use_winograd(model: Any, usual: Sequence[Shape]) -> int:
         num_images, _, height, width = sizes[node.get_friendly_name()]
         num_patches = num_images * -(-height // _TILE) * -(-width // _TILE)
         if min(weights.shape[:2]) < fewest_channels or num_patches < fewest_patches:
+            continue
+        if 2 * 4 * _PATCH**2 * num_patches * max(weights.shape[:2]) > max_bytes:  # float32, before and after a product
             continue
         name = weights.get_name()
         if name not in turned:  # the same head looks at each level of a pyramid

@@ -57,7 +57,7 @@ def test_every_part_of_a_detector_is_compiled_whatever_size_it_wants(sizes: dict
 
 
 def test_a_part_that_winograd_cannot_do_is_compiled_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> int:
+    def broken(*_: Any, **__: Any) -> int:
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(winograd, "use_winograd", broken)

@@ -15,6 +15,7 @@ from batchtag.models.openvino_library import the_core
 from batchtag.models.winograd import use_winograd
 
 USUAL = (1, 128, 24, 32)
+MUCH = 2**40
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def convolution(channels: int = 128, *, out: int = 128, **options: Any) -> nn.Co
 def test_one_picture_of_any_size_is_convolved_the_same(size: tuple[int, int]) -> None:
     part = convolution(out=144)
     model = graph(part, sides=[1, 128, -1, -1])
-    assert use_winograd(model, [USUAL]) == 1
+    assert use_winograd(model, [USUAL], max_bytes=MUCH) == 1
     given = torch.randn(1, 128, *size)
     with torch.inference_mode():
         assert difference(part(given), answer(model, given)) < 2e-5
@@ -58,7 +59,7 @@ def test_one_picture_of_any_size_is_convolved_the_same(size: tuple[int, int]) ->
 def test_any_number_of_pictures_of_one_size_is_convolved_the_same(num_images: int, size: tuple[int, int]) -> None:
     part = convolution()
     model = graph(part, sides=[-1, 128, *size])
-    assert use_winograd(model, [(16, 128, *size)]) == 1
+    assert use_winograd(model, [(16, 128, *size)], max_bytes=MUCH) == 1
     given = torch.randn(num_images, 128, *size)
     with torch.inference_mode():
         assert difference(part(given), answer(model, given)) < 2e-5
@@ -66,7 +67,7 @@ def test_any_number_of_pictures_of_one_size_is_convolved_the_same(num_images: in
 
 def test_pictures_side_by_side_do_not_show_in_one_another() -> None:
     model = graph(convolution(), sides=[-1, 128, 7, 7])
-    use_winograd(model, [(16, 128, 7, 7)])
+    use_winograd(model, [(16, 128, 7, 7)], max_bytes=MUCH)
     one = torch.randn(1, 128, 7, 7)
     loud = torch.full((1, 128, 7, 7), 1e6)
     among = answer(model, torch.cat([loud, one, loud]))[1:2]
@@ -89,7 +90,7 @@ def test_pictures_side_by_side_do_not_show_in_one_another() -> None:
 )
 def test_what_is_of_another_kind_or_gains_nothing_stays(part: nn.Conv2d) -> None:
     model = graph(part, sides=[1, part.in_channels, -1, -1])
-    assert use_winograd(model, [(1, part.in_channels, 24, 32)]) == 0
+    assert use_winograd(model, [(1, part.in_channels, 24, 32)], max_bytes=MUCH) == 0
 
 
 def test_of_a_pyramid_s_levels_the_small_ones_stay_and_the_others_share_weights() -> None:
@@ -104,14 +105,14 @@ def test_of_a_pyramid_s_levels_the_small_ones_stay_and_the_others_share_weights(
             return found
 
     model = graph(Head(), sides=[1, 128, -1, -1])
-    assert use_winograd(model, [(1, 128, 32, 32)]) == 2, "64 and 16 patches; not 4 and 1"
+    assert use_winograd(model, [(1, 128, 32, 32)], max_bytes=MUCH) == 2, "64 and 16 patches; not 4 and 1"
     turned = [op for op in model.get_ops() if op.get_type_name() == "Constant" and list(op.shape) == [36, 128, 128]]
     assert len(turned) == 1
 
 
 def test_pictures_of_unknown_number_and_size_stay() -> None:
     model = graph(convolution(), sides=[-1, 128, -1, -1])
-    assert use_winograd(model, [(4, 128, 24, 32)]) == 0
+    assert use_winograd(model, [(4, 128, 24, 32)], max_bytes=MUCH) == 0
 
 
 @pytest.mark.parametrize(("channels", "size", "gains"), [(128, (64, 64), 0), (256, (60, 60), 0), (256, (61, 61), 1)])
@@ -120,4 +121,12 @@ def test_with_avx_512_only_large_ones_are_taken_to_gain(
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     model = graph(convolution(channels, out=channels), sides=[1, channels, -1, -1])
-    assert use_winograd(model, [(1, channels, *size)]) == gains
+    assert use_winograd(model, [(1, channels, *size)], max_bytes=MUCH) == gains
+
+
+def test_what_would_take_more_memory_than_there_is_for_it_stays() -> None:
+    """48 patches of 128 channels: 36 numbers each, before and after a product."""
+    needed = 2 * 36 * 48 * 128 * 4
+    for max_bytes, replaced in ((needed, 1), (needed - 1, 0)):
+        model = graph(convolution(), sides=[1, 128, -1, -1])
+        assert use_winograd(model, [USUAL], max_bytes=max_bytes) == replaced
