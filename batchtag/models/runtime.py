@@ -48,7 +48,7 @@ def engine_on(device: str, *, asked: Literal["auto", "torch", "openvino"] = "aut
     """The engine for a device: by default OpenVINO on CPUs where it is installed. Raises UsageError for what cannot be.
 
     Measured on one core of an EPYC: mobilenet_v3_large 14.1 ms a picture in torch and 5.9 in OpenVINO, resnet50 112 and
-    79, fasterrcnn_resnet50_fpn_v2 8.0 s and 6.1 s.
+    79, fasterrcnn_resnet50_fpn_v2 8.0 s and 6.1 s; large convolutions took the direct way then (`winograd`).
     """
     on_cpu = not device.startswith("cuda")
     if asked == "auto":
