@@ -85,20 +85,23 @@ def freeze_index(
     `on_listed` is called after each page with the number so far.
     """
     batches = _numbered(pages, limit=limit, on_listed=on_listed)
-    head = _take(batches, PART_ROWS)
-    size = bundle_size(len(head))
+    rest = _take(batches, PART_ROWS)
+    size = bundle_size(len(rest))
     part_rows = max(size, min(PART_ROWS, size * PART_BUNDLES) // size * size)
     parts: list[IndexPart] = []
-    first, rest = 0, head
+    first = 0
     while len(rest):
         if len(rest) < part_rows:
             rest = pa.concat_tables([rest, _take(batches, part_rows - len(rest))])
-        table = rest.slice(0, part_rows)
-        parts.append(_write_part(table, number=len(parts), first=first, size=size, store=store, layout=layout))
-        first += len(table)
+        parts.append(
+            _write_part(rest.slice(0, part_rows), number=len(parts), first=first, size=size, store=store, layout=layout)
+        )
+        first += parts[-1].num_images
         rest = rest.slice(part_rows)
         if not len(rest):
             rest = _take(batches, part_rows)
+    del rest
+    pa.default_memory_pool().release_unused()  # 40 MB that would look like the run's own
     index = Index(num_images=first, listed_at=listed_at.isoformat(), parts=tuple(parts))
     text = json.dumps({"version": 1, **asdict(index)}, indent=1)
     with_retries(lambda: store.write(layout.index, text.encode()), policy=WRITES)

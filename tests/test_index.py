@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -191,6 +192,23 @@ def test_a_long_listing_is_streamed_and_never_held(layout: Layout, monkeypatch: 
     assert len(store.written) == 37 + 1
     assert most <= 3
     assert peak_bytes < 20e6
+
+
+def test_no_part_that_is_written_is_still_held(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_room, "PART_ROWS", 5000)
+    before, held = pa.total_allocated_bytes(), []
+    freeze_index(
+        pages_of(50_000),
+        store=LocalStore(),
+        layout=layout,
+        bundle_size=lambda num_images: 500,
+        limit=None,
+        listed_at=NOON,
+        on_listed=lambda num_images: held.append(pa.total_allocated_bytes() - before),
+    )
+    of_the_first_part, of_the_rest = max(held[:5]), max(held[5:])
+    assert of_the_rest < 1.5 * of_the_first_part
+    assert pa.total_allocated_bytes() <= before
 
 
 def test_a_listing_that_was_interrupted_leaves_no_index_and_begins_again(
