@@ -3,8 +3,9 @@
     python -m benchmarks.bundles [--bundles 100 1100] [--rounds 3] [--json FILE]
 
 Bundles of two pictures, so that workers have next to nothing to do. The driver's own CPU time (not Ray's daemons', not
-the workers') and the seconds of tagging are taken of both runs; what the many take more, a bundle, is what one head can
-do at most: with bundles of 1,024 images, 1,024 divided by it is the images/s that one driver can keep up with.
+the workers'), the seconds of tagging and the driver's largest resident memory are taken of both runs; what the many
+take more, a bundle, is what one head can do at most: with bundles of 1,024 images, 1,024 divided by it is the images/s
+that one driver can keep up with.
 """
 
 from __future__ import annotations
@@ -33,22 +34,31 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     few, many = asked.bundles
-    cpu_ms, wall_ms = [], []
+    cpu_ms: list[float] = []
+    wall_ms: list[float] = []
+    kib: list[float] = []
     with tempfile.TemporaryDirectory(prefix="bundles-") as name:
         for _ in range(asked.rounds):
-            (cpu_few, wall_few), (cpu_many, wall_many) = (measure(Path(name), count) for count in (few, many))
-            cpu_ms.append(1000 * (cpu_many - cpu_few) / (many - few))
-            wall_ms.append(1000 * (wall_many - wall_few) / (many - few))
-            print(f"a bundle more: {cpu_ms[-1]:.1f} ms of the driver's CPU, {wall_ms[-1]:.1f} ms of tagging")
+            of_few, of_many = (measure(Path(name), count) for count in (few, many))
+            cpu, wall, memory = ((more - less) / (many - few) for less, more in zip(of_few, of_many, strict=True))
+            cpu_ms.append(1000 * cpu)
+            wall_ms.append(1000 * wall)
+            kib.append(memory / 1024)
+            print(
+                f"a bundle more: {cpu_ms[-1]:.1f} ms of the driver's CPU, {wall_ms[-1]:.1f} ms of tagging, "
+                f"{kib[-1]:.1f} KiB of the driver's memory",
+                flush=True,
+            )
     cpu, wall = median(cpu_ms), median(wall_ms)
     rate = 1000 * USUAL / max(cpu, wall)
     print(f"median {cpu:.1f} ms and {wall:.1f} ms: with bundles of {USUAL:,} enough for {rate:,.0f} images/s")
+    print(f"median {median(kib):.1f} KiB a bundle")
     if asked.json:
-        asked.json.write_text(json.dumps({"cpu_ms": cpu_ms, "wall_ms": wall_ms}, indent=1))
+        asked.json.write_text(json.dumps({"cpu_ms": cpu_ms, "wall_ms": wall_ms, "kib": kib}, indent=1))
 
 
-def measure(folder: Path, num_bundles: int) -> tuple[float, float]:
-    """The driver's CPU seconds and the seconds of tagging, of a run of so many bundles."""
+def measure(folder: Path, num_bundles: int) -> tuple[float, float, float]:
+    """The driver's CPU seconds, the seconds of tagging and the driver's bytes, of a run of so many bundles."""
     pictures = folder / f"pictures-{num_bundles}"
     draw(pictures, BUNDLE * num_bundles)
     out = tempfile.mkdtemp(dir=folder)
@@ -63,16 +73,17 @@ def measure(folder: Path, num_bundles: int) -> tuple[float, float]:
     job.write_text(yaml.safe_dump(content))
     words = [*CLI, "run", str(job), "--json"]
     driver = psutil.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    cpu = 0.0
+    cpu, memory = 0.0, 0
     while driver.poll() is None:
         try:
             times = driver.cpu_times()
             cpu = max(cpu, times.user + times.system)
+            memory = max(memory, driver.memory_info().rss)
             driver.wait(timeout=0.1)
         except (psutil.Error, subprocess.TimeoutExpired):
             continue
     report = json.loads(driver.stdout.read())
-    return cpu, report["this_run"]["tagging_s"]
+    return cpu, report["this_run"]["tagging_s"], memory
 
 
 if __name__ == "__main__":
