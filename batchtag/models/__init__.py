@@ -91,6 +91,10 @@ def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:
     """The model, ready to look. Runs in the worker; fetches the weights if this node lacks them."""
     from batchtag.models.spec import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
+    if not isinstance(spec, ConstantSpec):
+        from batchtag.models.torchvision_library import import_torchvision
+
+        import_torchvision()
     match spec:
         case TorchvisionSpec():
             from batchtag.models import torchvision
