@@ -101,7 +101,7 @@ def freeze_index(
         if not len(rest):
             rest = _take(batches, part_rows)
     del rest
-    pa.default_memory_pool().release_unused()  # 40 MB that would look like the run's own
+    pa.default_memory_pool().release_unused()  # 40 MB that Arrow would keep for what the driver never does again
     index = Index(num_images=first, listed_at=listed_at.isoformat(), parts=tuple(parts))
     text = json.dumps({"version": 1, **asdict(index)}, indent=1)
     with_retries(lambda: store.write(layout.index, text.encode()), policy=WRITES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.speed import report
+from benchmarks.speed import report, rounds
 from benchmarks.speed.compare import Agreement, Answers, agreement
 from benchmarks.speed.contenders import OURS, PEERS, Outcome
 from benchmarks.speed.limits import Limits
-from benchmarks.speed.rounds import NO_TIME, Result, Row, missed
-from benchmarks.speed.works import FULL, QUICK, WORKS, Settings, candidates
+from benchmarks.speed.rounds import NO_TIME, Ground, Result, Row, completed, measured, missed
+from benchmarks.speed.works import FULL, QUICK, WORKS, Settings, Work, candidates
 
 SETTINGS = Settings(batch_size=1, workers=1, threads=1)
 SAME = Agreement(classes=1.0, boxes=1.0, num_boxes=9)
@@ -81,6 +82,45 @@ def test_a_peer_s_first_settings_give_the_answers_of_a_lone_picture() -> None:
         for peer in (*work.peers, *work.once):
             first, *_ = candidates(work, peer, cores=2)
             assert first.batch_size == (1 if work.detectors else work.batch_size)
+
+
+@pytest.mark.parametrize(("ends_at", "of_ray"), [(math.inf, ""), (0.0, NO_TIME)])
+def test_everybody_has_a_turn_in_each_round_and_who_runs_once_comes_when_all_are_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends_at: float, of_ray: str
+) -> None:
+    ran: list[str] = []
+    said = Answers(classes={"a": 1}, boxes={})
+
+    def run(name: str, task: object, ground: Ground) -> Outcome:
+        ran.append(name)
+        return Outcome(num_images=8, tagging_s=1.0, whole_s=2.0, answers=said)
+
+    monkeypatch.setattr(rounds, "_run", run)
+    monkeypatch.setattr(rounds, "_limits", lambda task, ground: LIMITS)
+    monkeypatch.setattr(rounds, "_task", lambda *args, **kwargs: None)
+    work = Work(name="net", classifiers=("net",), peers=("list", "daft"), once=("plain", "ray"))
+    place = Ground(
+        endpoint_url="",
+        served=tmp_path,
+        place=tmp_path,
+        models={},
+        cores=2,
+        daft=("", "no Daft here"),
+        ends_at=ends_at,
+        told=lambda line: None,
+    )
+    found = measured(work, scale=replace(FULL, rounds=2), ground=place)
+    assert ran == [OURS, "list", "plain", OURS, "list"]
+    found = completed(found, ground=place)
+    assert ran[5:] == ([] if of_ray else ["ray"])
+    assert [(one.name, one.problem, len(one.outcomes)) for one in found.results] == [
+        (OURS, "", 2),
+        ("list", "", 2),
+        ("plain", "", 1),
+        ("daft", "no Daft here", 1),
+        ("ray", of_ray, 1),
+    ]
+    assert [one.is_comparable for one in found.results] == [True, True, True, False, not of_ray]
 
 
 def test_what_was_measured_is_shown_and_written(tmp_path: Path) -> None:

@@ -1,31 +1,36 @@
 """torchvision itself, without TorchDynamo: more than a second of a core in every worker's start, and nobody compiles.
 
-torchvision 0.29 takes one name of it, `is_compile_supported`, which only deterministic RoI pooling on a GPU calls, and
-marks one function as not to be compiled, both while it is imported. Meanwhile the name is a function that looks for the
-real one when it is called, and the mark is none. Where torchvision comes to want more, it gets the real thing, and
-nothing is saved.
+torchvision 0.29 takes one name of it, `is_compile_supported`, which RoI align calls where it must be deterministic on a
+GPU, and marks one function (`tv_tensors.wrap`) as not to be compiled, both while it is imported. Meanwhile the name is
+a function that looks for the real one when it is called, and the mark is none. Where torchvision comes to want more, it
+gets the real thing, and nothing is saved.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from types import ModuleType
 from typing import Any
 
 _UTILS = "torch._dynamo.utils"
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def import_torchvision() -> None:
-    """Import torchvision and its transforms, unless that was done. Call it before anything else imports them."""
+    """Import torchvision and its transforms, unless it, or TorchDynamo, is there. Nothing else may import it before."""
     import torch
 
-    if "torchvision" in sys.modules or "torch._dynamo" in sys.modules:
-        return
+    with _ONE_AT_A_TIME:
+        if "torchvision" not in sys.modules and "torch._dynamo" not in sys.modules:
+            _import(torch.compiler)
+
+
+def _import(compiler: Any) -> None:
     stand_in: Any = ModuleType(_UTILS)
     stand_in.is_compile_supported = _is_compile_supported
     stand_in.__getattr__ = _real_name
-    compiler: Any = torch.compiler
     disable = compiler.disable
     sys.modules[_UTILS] = stand_in
     compiler.disable = lambda fn=None, *args, **kwargs: fn if callable(fn) else disable(fn, *args, **kwargs)

@@ -1,4 +1,7 @@
-"""The order of a benchmark: limits first, then A B C, A B C; outputs are compared, and only then times."""
+"""The order of a benchmark: limits first, then A B C, A B C; outputs are compared, and only then times.
+
+Peers that run once come after all rounds of all works, while there is time.
+"""
 
 from __future__ import annotations
 
@@ -82,6 +85,8 @@ class Row:
     num_images: int
     limits: Limits
     results: tuple[Result, ...]
+    reference: Answers | None = None
+    """What REFERENCE says of the pictures."""
 
     @property
     def ours(self) -> Result:
@@ -115,36 +120,58 @@ class Row:
 
 
 def measured(work: Work, *, scale: Scale, ground: Ground) -> Row:
-    """One work in all its rounds."""
+    """One work in all its rounds. Peers that run once come later, but for the one that answers are held against."""
     sample = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
     ground.told(f"{work.name}: limits")
     limits = _limits(sample, ground)
     num_images = scale.num_images(work, limits.line)
-    several, once = ([one for one in some if _can_run(one, ground)] for some in (work.peers, work.once))
-    chosen = {peer: settings_of(work, peer, cores=ground.cores, tuned=ground.tuned) for peer in (*several, *once)}
-    runs: dict[str, list[Outcome]] = {name: [] for name in (OURS, *several, *once)}
+    names = [OURS, *(peer for peer in work.peers if _can_run(peer, ground))]
+    names += [REFERENCE] * (REFERENCE in work.once)
+    runs: dict[str, list[Outcome]] = {name: [] for name in names}
     for number in range(scale.rounds):
-        for name in (OURS, *several, *(once if number == 0 else ())):
-            if name in once and name != REFERENCE and time.monotonic() > ground.ends_at:
-                runs[name].append(Outcome(problem=NO_TIME))
+        for name in names:
+            if name in work.once and number:
                 continue
-            task = _task(work, ground, num_images=num_images, settings=chosen.get(name, _UNUSED))
+            task = _task(work, ground, num_images=num_images, settings=_settings(work, name, ground))
             runs[name].append(_run(name, task, ground))
             ground.told(f"{work.name}, round {number + 1}: {_words(name, runs[name][-1])}")
-    results = [
-        Result(
-            name=name,
-            settings=chosen.get(name, _UNUSED),
-            outcomes=tuple(replace(outcome, answers=None) for outcome in outcomes),
-            agreement=_agreement(runs[REFERENCE][0].answers, outcomes[0].answers),
-            is_once=name in once,
-        )
-        for name, outcomes in runs.items()
-    ]
-    for peer in {*work.peers, *work.once} - runs.keys():
-        missing = Outcome(problem=ground.daft[1])
-        results.append(Result(name=peer, settings=_UNUSED, outcomes=(missing,), agreement=None))
-    return Row(work=work, num_images=num_images, limits=limits, results=tuple(results))
+    row = Row(work=work, num_images=num_images, limits=limits, results=(), reference=runs[REFERENCE][0].answers)
+    for name, outcomes in runs.items():
+        row = _with(row, name, outcomes, ground)
+    return row
+
+
+def completed(row: Row, *, ground: Ground) -> Row:
+    """The row with the peers that run once, as far as there is time, and those that cannot run."""
+    work = row.work
+    for peer in (*work.peers, *work.once):
+        if any(result.name == peer for result in row.results):
+            continue
+        if not _can_run(peer, ground):
+            outcome = Outcome(problem=ground.daft[1])
+        elif time.monotonic() > ground.ends_at:
+            outcome = Outcome(problem=NO_TIME)
+        else:
+            task = _task(work, ground, num_images=row.num_images, settings=_settings(work, peer, ground))
+            outcome = _run(peer, task, ground)
+            ground.told(f"{work.name}, once: {_words(peer, outcome)}")
+        row = _with(row, peer, [outcome], ground)
+    return row
+
+
+def _with(row: Row, name: str, outcomes: Sequence[Outcome], ground: Ground) -> Row:
+    result = Result(
+        name=name,
+        settings=_settings(row.work, name, ground),
+        outcomes=tuple(replace(outcome, answers=None) for outcome in outcomes),
+        agreement=_agreement(row.reference, outcomes[0].answers),
+        is_once=name in row.work.once,
+    )
+    return replace(row, results=(*row.results, result))
+
+
+def _settings(work: Work, name: str, ground: Ground) -> Settings:
+    return _UNUSED if name == OURS else settings_of(work, name, cores=ground.cores, tuned=ground.tuned)
 
 
 def _can_run(peer: str, ground: Ground) -> bool:

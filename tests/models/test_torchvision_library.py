@@ -6,9 +6,11 @@ import sys
 _SCRIPT = """
 import sys
 from batchtag.models import Runtime, load
+from batchtag.models.runtime import engine_on
 from batchtag.models.spec import TorchvisionSpec
 
-model = load(TorchvisionSpec(builder="fasterrcnn_mobilenet_v3_large_320_fpn", weights="none"), runtime=Runtime())
+spec = TorchvisionSpec(builder="fasterrcnn_mobilenet_v3_large_320_fpn", weights="none")
+load(spec, runtime=Runtime(engine=engine_on("cpu")))
 assert "torch._dynamo" not in sys.modules and "torch._dynamo.utils" not in sys.modules
 assert "sympy" not in sys.modules
 
