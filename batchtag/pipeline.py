@@ -114,6 +114,7 @@ def commits(bundles: Sequence[Bundle], *, plan: WorkPlan, placement: Placement, 
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = -1  # it counts bundles; tagging.StallGuard looks closer
     context.max_errored_blocks = 0
+    context.memory_usage_poll_interval_s = None  # what our workers take, the operating system tells
     pool = ActorPoolStrategy(
         min_size=1,
         max_size=placement.actors,

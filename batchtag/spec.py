@@ -40,7 +40,7 @@ class DecodeSpec(Spec):
     max_bytes: int = Field(default=256 * 2**20, ge=1)
     """Larger objects are `too_large`, judged before they are fetched."""
     scaled: bool = True
-    """Let JPEGs be decoded at 1/2, 1/4 or 1/8 by the DCT where every model still gets twice what it needs."""
+    """Let JPEGs be decoded at 1/2, 1/4 or 1/8 by the DCT where models still get more than they need (decode.MARGIN)."""
     depth: Literal["clip", "scale"] = "clip"
     """16-bit grey: `clip` is what Pillow gives and models saw; `scale` maps the full range, for microscopes."""
     timeout_s: float = Field(default=60.0, gt=0)

@@ -288,12 +288,16 @@ def test_rules_may_allow_more_pixels_than_pillow_does(monkeypatch: pytest.Monkey
     ("needs", "expected"),
     [
         ([], (900, 1200)),
-        ([InputNeed(mode="cover", shorter_px=225)], (450, 600)),
+        ([InputNeed(mode="cover", shorter_px=301)], (900, 1200)),
+        ([InputNeed(mode="cover", shorter_px=300)], (450, 600)),
         ([InputNeed(mode="cover", shorter_px=224), InputNeed(mode="cover", shorter_px=50)], (450, 600)),
-        ([InputNeed(mode="cover", shorter_px=112)], (225, 300)),
-        ([InputNeed(mode="cover", shorter_px=113)], (450, 600)),
-        ([InputNeed(mode="cover", shorter_px=40)], (113, 150)),
+        ([InputNeed(mode="cover", shorter_px=150)], (225, 300)),
+        ([InputNeed(mode="cover", shorter_px=151)], (450, 600)),
+        ([InputNeed(mode="cover", shorter_px=75)], (113, 150)),
         ([InputNeed(mode="fit", shorter_px=320, longer_px=300)], (450, 600)),
+        ([InputNeed(mode="fit", shorter_px=320, longer_px=301)], (900, 1200)),
+        ([InputNeed(mode="fit", shorter_px=112, longer_px=9999), InputNeed(mode="cover", shorter_px=150)], (225, 300)),
+        ([InputNeed(mode="stretch", shorter_px=225, longer_px=225)], (450, 600)),
         ([InputNeed(mode="fit", shorter_px=800, longer_px=1333)], (900, 1200)),
         ([InputNeed(mode="full"), InputNeed(mode="cover", shorter_px=10)], (900, 1200)),
     ],
@@ -330,7 +334,7 @@ def test_a_scaled_picture_keeps_the_margin_whatever_its_shape(size: tuple[int, i
             height, width, _ = image.pixels.shape
             left = min(width / image.width, height / image.height)
             assert (image.width, image.height) == size
-            assert left == 1 or left >= MARGIN * need.scale(*size)
+            assert left == 1 or left >= MARGIN[need.mode] * need.scale(*size)
 
 
 def test_a_scaled_picture_looks_like_the_full_one() -> None:
