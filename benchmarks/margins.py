@@ -32,7 +32,7 @@ def main() -> None:
     """A row for each margin and scale."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--margins", type=float, nargs="+", default=[1.25, 1.5, 2.0])
+    parser.add_argument("--margins", type=float, nargs="+", default=[1.5, 2.0])
     asked = parser.parse_args()
     network, paths = _network(), _large_ones(asked.data)
     print(f"{len(paths)} photographs")
