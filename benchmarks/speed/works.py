@@ -57,7 +57,7 @@ WORKS = (
         of_limit=0.85,
         quick=True,
     ),
-    Work(name="resnet50", classifiers=("resnet50",), of_peer=1.2, of_limit=0.90, least=60),
+    Work(name="resnet50", classifiers=("resnet50",), of_peer=1.2, of_limit=0.90, least=80),
     Work(
         name="12-megapixel",
         classifiers=("mobilenet_v3_large",),
