@@ -34,11 +34,11 @@ MARGIN = {"fit": 2.0, "stretch": 2.0, "cover": 1.5, "full": 1.0}
 Of the 31 photographs of ../shared/data/photos at exactly such a margin, a pixel differs from the full picture resized
 to the same size (torchvision, antialiased) on average by 1.0, 1.4 and 2.3 of 255 at 1/2, 1/4 and 1/8 with 2, by 1.3,
 1.6 and 2.8 with 1.5, and by 2.7, 2.5 and 4.4 with 1; saving the photograph once more as JPEG at quality 90 makes 0.6.
-Boxes are held against pixels, so detectors keep 2. To a classifier 1.5 and 2 are the same (`benchmarks.margins`, a
-published ImageNet network on 230 photographs): its best label is the full picture's for 97.8, 96.1 and 97.0 % with 1.5,
-for 97.0 and 97.8 % with 2 (1/2 and 1/4), for 97.8 % of those saved once more at quality 80; and for all of those that
-it is sure of (0.3).
-What a phone takes, 12 megapixels, comes at 1/8 then: 20 ms instead of 26 for the decoder.
+Boxes are held against pixels, so detectors keep 2. For classifiers 230 photographs show no difference between 1.5 and
+2 (`benchmarks.margins`, a published ImageNet network): the best label is the full picture's for 97.8, 96.1 and 97.0 %
+with 1.5 at 1/2, 1/4 and 1/8, for 97.0 and 97.8 % with 2 at 1/2 and 1/4, for 97.8 % of those saved once more at quality
+80; and for all of those that it is sure of (a score of 0.3). What a phone takes, 12 megapixels, comes at 1/8 then: 20
+ms instead of 26 for the decoder.
 """
 
 

@@ -4,7 +4,7 @@ import gc
 import io
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +39,7 @@ def frozen(
     size: int = 64,
     limit: int | None = None,
     store: Store | None = None,
+    on_listed: Callable[[int], None] = lambda num_images: None,
 ) -> Index:
     return freeze_index(
         pages,
@@ -47,6 +48,7 @@ def frozen(
         bundle_size=lambda num_images: size,
         limit=limit,
         listed_at=NOON,
+        on_listed=on_listed,
     )
 
 
@@ -199,13 +201,10 @@ def test_no_part_that_is_written_is_still_held(layout: Layout, monkeypatch: pyte
     monkeypatch.setattr(index_room, "PART_ROWS", 5000)
     gc.collect()  # what other tests left is not to go meanwhile
     before, held = pa.total_allocated_bytes(), []
-    freeze_index(
+    frozen(
         pages_of(50_000),
-        store=LocalStore(),
-        layout=layout,
-        bundle_size=lambda num_images: 500,
-        limit=None,
-        listed_at=NOON,
+        layout,
+        size=500,
         on_listed=lambda num_images: held.append(pa.total_allocated_bytes() - before),
     )
     of_the_first_part, of_the_rest = max(held[:5]), max(held[5:])
@@ -232,13 +231,5 @@ def test_a_listing_that_was_interrupted_leaves_no_index_and_begins_again(
 
 def test_the_number_so_far_is_told_after_each_page(layout: Layout) -> None:
     told: list[int] = []
-    freeze_index(
-        pages_of(2500),
-        store=LocalStore(),
-        layout=layout,
-        bundle_size=lambda num_images: 64,
-        limit=None,
-        listed_at=NOON,
-        on_listed=told.append,
-    )
+    frozen(pages_of(2500), layout, on_listed=told.append)
     assert told == [1000, 2000, 2500]
