@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 _SHARES_OF_MEMORY = 8
 """One of so many is what all callers' steps of one convolution may take: each part of a network keeps its own."""
-_MOST_BOXES = 128
+_BOXES = 50
 """As many boxes go through a head with convolutions at a time: a thousand would need a GB for what lies between."""
 
 
@@ -39,20 +39,18 @@ def compile_part(
     *,
     usual: Sequence[Sequence[int]],
     threads: int,
-    max_batch: int | None = None,
+    batch: int | None = None,
 ) -> nn.Module:
     """`part` as OpenVINO runs it, or `part` itself where that cannot be; in evaluation mode, on the CPU, float32.
 
     `example` and `other` are two inputs (a tensor or a list of them) that differ in their sizes: one to translate by,
     one to compare answers on. `usual` is the shape of each tensor of one as it will be; sides in which all three agree
-    are taken never to differ. `threads` callers are served at a time, each by one core. Of a larger batch,
-    `max_batch` are computed at a time.
+    are taken never to differ. `threads` callers are served at a time, each by one core. With `batch`, as many are
+    computed at a time, always: fewer are filled up. Where that leaves no side open, OpenVINO does less besides.
     """
     for winograd in (True, False):
         try:
-            compiled = Compiled(
-                part, [example, other], usual=usual, threads=threads, max_batch=max_batch, winograd=winograd
-            )
+            compiled = Compiled(part, [example, other], usual=usual, threads=threads, batch=batch, winograd=winograd)
             with torch.inference_mode():
                 wrong = difference(part(other), compiled(other))
         except Exception as error:  # around one part of one network, with thousands of operators on either side
@@ -79,13 +77,16 @@ class Compiled(nn.Module):
         *,
         usual: Sequence[Sequence[int]],
         threads: int,
-        max_batch: int | None = None,
+        batch: int | None = None,
         winograd: bool = True,
     ) -> None:
         """Raises what OpenVINO raises. `examples` and the rest are as `compile_part` takes them."""
         super().__init__()
         model = graph_of(part, examples[0])
-        model.reshape(dict(zip(model.inputs, _declared_shapes(examples, usual), strict=True)))
+        shapes = _declared_shapes(examples, usual)
+        if batch is not None:
+            shapes = [[batch, *sides] for _, *sides in shapes]
+        model.reshape(dict(zip(model.inputs, shapes, strict=True)))
         if winograd:
             from batchtag.models.winograd import use_winograd  # imports OpenVINO
 
@@ -94,15 +95,29 @@ class Compiled(nn.Module):
         self._compiled = the_core().compile_model(model, "CPU", settings)
         with torch.inference_mode():
             self._gives = pytree.tree_structure(part(examples[0]))
-        self._max_batch = max_batch
+        self._batch = batch
         self._own = threading.local()
 
     def forward(self, inputs: Any) -> Any:
-        if self._max_batch and len(inputs) > self._max_batch:
-            return _joined([pytree.tree_map(Tensor.clone, self(some)) for some in inputs.split(self._max_batch)])
+        leaves = pytree.tree_leaves(inputs)
+        if self._batch is None:
+            return self._answers(leaves)
+        batches = list(zip(*(leaf.split(self._batch) for leaf in leaves), strict=True))
+        if len(batches) == 1:
+            return self._of_batch(batches[0])
+        return _joined([pytree.tree_map(Tensor.clone, self._of_batch(some)) for some in batches])
+
+    def _of_batch(self, leaves: Sequence[Tensor]) -> Any:
+        count, missing = len(leaves[0]), cast(int, self._batch) - len(leaves[0])
+        if not missing:
+            return self._answers(leaves)
+        filled = [torch.cat([leaf, leaf.new_zeros(missing, *leaf.shape[1:])]) for leaf in leaves]
+        return pytree.tree_map(lambda answer: answer[:count], self._answers(filled))
+
+    def _answers(self, leaves: Sequence[Tensor]) -> Any:
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
-        given = [tensor.contiguous().numpy() for tensor in pytree.tree_leaves(inputs)]
+        given = [tensor.contiguous().numpy() for tensor in leaves]
         answers = self._own.request.infer(given, share_inputs=True, share_outputs=True)
         return pytree.tree_unflatten([torch.from_numpy(answer) for answer in answers.values()], self._gives)
 
@@ -149,17 +164,21 @@ class _Flat(nn.Module):
 
 
 def compile_detector(network: Any, *, threads: int) -> None:
-    """Compile the parts of a torchvision detection network that look at pixels and features, in place."""
+    """Compile the parts of a torchvision detection network that look at pixels and features, in place.
+
+    Where it resizes all pictures to one size, no side of what these take stays open, and pictures go one at a time.
+    """
     larger = larger_than_examples(network.transform)
+    batch = 1 if network.transform.fixed_size is not None else None
 
     def make(part: nn.Module, first: Any, second: Any) -> nn.Module:
         shapes = [tuple(one.shape) for one in pytree.tree_leaves(first)]
         if not isinstance(part, nn.Sequential):
             usual = [(*shape[:2], *(math.ceil(side * larger) for side in shape[2:])) for shape in shapes]
-            return compile_part(part, first, second, usual=usual, threads=threads)
-        usual = [(_MOST_BOXES, *shape[1:]) for shape in shapes]  # a box head and its predictor
+            return compile_part(part, first, second, usual=usual, threads=threads, batch=batch)
+        usual = [(_BOXES, *shape[1:]) for shape in shapes]  # a box head and its predictor
         has_convolutions = any(isinstance(one, nn.Conv2d) for one in part.modules())
-        max_batch = _MOST_BOXES if has_convolutions else None
-        return compile_part(part, first, second, usual=usual, threads=threads, max_batch=max_batch)
+        boxes = _BOXES if has_convolutions else None
+        return compile_part(part, first, second, usual=usual, threads=threads, batch=boxes)
 
     replace_parts(network, make)

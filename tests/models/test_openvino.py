@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,24 +24,38 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def test_a_batch_is_computed_in_pieces_that_are_no_larger_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_as_asked_for_are_computed_at_a_time_and_fewer_are_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
     part = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128 * 49, 5)).eval()
     part.requires_grad_(False)
     examples = torch.randn(4, 128, 7, 7), torch.randn(7, 128, 7, 7)
-    compiled = Compiled(part, examples, usual=[(8, 128, 7, 7)], threads=1, max_batch=8)
+    compiled = Compiled(part, examples, usual=[(8, 128, 7, 7)], threads=1, batch=8)
     computed: list[int] = []
-    whole = compiled.forward
+    answers = compiled._answers
 
-    def forward(inputs: Tensor) -> Any:
-        computed.append(len(inputs))
-        return whole(inputs)
+    def counted(leaves: Sequence[Tensor]) -> Any:
+        computed.append(len(leaves[0]))
+        return answers(leaves)
 
-    monkeypatch.setattr(compiled, "forward", forward)
+    monkeypatch.setattr(compiled, "_answers", counted)
     for num_boxes in (0, 1, 8, 19):
         given = torch.randn(num_boxes, 128, 7, 7)
         with torch.inference_mode():
-            assert difference(part(given), compiled(given)) < 1e-4
-    assert computed == [0, 1, 8, 19, 8, 8, 3]
+            expected = part(given)
+            assert compiled(given).shape == expected.shape
+            assert difference(expected, compiled(given)) < 1e-4
+    assert computed == 2 * [8] + 2 * [8] + 2 * [8] + 2 * [8, 8, 8]
+
+
+def test_of_several_inputs_and_outputs_the_same_pictures_go_together() -> None:
+    class Both(nn.Module):
+        def forward(self, inputs: list[Tensor]) -> dict[str, Tensor]:
+            return {"sum": inputs[0] + inputs[1].mean(dim=3, keepdim=True), "second": inputs[1] * 2}
+
+    examples = [[torch.rand(count, 3, 4, 1), torch.rand(count, 3, 4, 5)] for count in (1, 2)]
+    part = Both().eval()
+    compiled = Compiled(part, examples, usual=[(2, 3, 4, 1), (2, 3, 4, 5)], threads=1, batch=2)
+    given = [torch.rand(5, 3, 4, 1), torch.rand(5, 3, 4, 5)]
+    torch.testing.assert_close(compiled(given), part(given))
 
 
 @pytest.mark.parametrize("sizes", [{"fixed_size": [300, 300]}, {"min_size": 32, "max_size": 64}, {"min_size": 320}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -55,23 +56,59 @@ def test_one_picture_of_any_size_is_convolved_the_same(size: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 5])
-@pytest.mark.parametrize("size", [(7, 7), (8, 8), (6, 13), (28, 28)])
-def test_any_number_of_pictures_of_one_size_is_convolved_the_same(num_images: int, size: tuple[int, int]) -> None:
-    part = convolution()
-    model = graph(part, sides=[-1, 128, *size])
-    assert use_winograd(model, [(16, 128, *size)], max_bytes=MUCH) == 1
-    given = torch.randn(num_images, 128, *size)
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (8, 8), (6, 13), (28, 28)])
+def test_pictures_of_known_number_and_size_are_convolved_the_same(num_images: int, size: tuple[int, int]) -> None:
+    part = convolution(64, out=80)
+    model = graph(part, sides=[num_images, 64, *size])
+    assert use_winograd(model, [(16, 64, *size)], max_bytes=MUCH) == 1
+    given = torch.randn(num_images, 64, *size)
     with torch.inference_mode():
         assert difference(part(given), answer(model, given)) < 2e-5
 
 
-def test_pictures_side_by_side_do_not_show_in_one_another() -> None:
-    model = graph(convolution(), sides=[-1, 128, 7, 7])
+class Followed(nn.Module):
+    """A convolution and what makes use of it."""
+
+    def __init__(self, use: Callable[[Tensor], Tensor], *, bias: bool) -> None:
+        super().__init__()
+        self.convolution = convolution(64, out=64, bias=bias)
+        self._use = use
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self._use(self.convolution(pixels))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "use",
+    [
+        functional.relu,
+        functional.silu,
+        lambda found: functional.relu(found + 2),
+        lambda found: functional.relu(found + torch.linspace(-1, 1, 64)[:, None, None]),
+        lambda found: functional.relu(found + torch.linspace(-1, 1, 16)),
+        lambda found: functional.relu(found + found.flip(1)),
+        lambda found: functional.relu(found) + found,
+        lambda found: functional.relu(functional.relu(found) - 0.1),
+    ],
+    ids=["relu", "silu", "number", "bias", "by column", "of itself", "kept beside", "twice"],
+)
+def test_whatever_follows_a_convolution_gets_the_same(use: Callable[[Tensor], Tensor], bias: bool) -> None:
+    part = Followed(use, bias=bias)
+    model = graph(part, sides=[2, 64, 16, 16])
+    assert use_winograd(model, [(2, 64, 16, 16)], max_bytes=MUCH) == 1
+    given = torch.randn(2, 64, 16, 16)
+    with torch.inference_mode():
+        assert difference(part(given), answer(model, given)) < 2e-5
+
+
+def test_pictures_of_one_batch_do_not_show_in_one_another() -> None:
+    model = graph(convolution(), sides=[3, 128, 7, 7])
     use_winograd(model, [(16, 128, 7, 7)], max_bytes=MUCH)
     one = torch.randn(1, 128, 7, 7)
-    loud = torch.full((1, 128, 7, 7), 1e6)
-    among = answer(model, torch.cat([loud, one, loud]))[1:2]
-    assert difference(answer(model, one), among) < 1e-6
+    loud, quiet = torch.full((1, 128, 7, 7), torch.inf), torch.zeros(1, 128, 7, 7)
+    alone, among = (answer(model, torch.cat([other, one, other]))[1] for other in (quiet, loud))
+    assert torch.equal(alone, among)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +120,8 @@ def test_pictures_side_by_side_do_not_show_in_one_another() -> None:
         convolution(kernel_size=1, padding=0),
         convolution(kernel_size=5, padding=2),
         convolution(groups=2),
-        convolution(64),
-        convolution(out=64),
+        convolution(127),
+        convolution(out=127),
     ],
     ids=["stride", "dilation", "no padding", "1 x 1", "5 x 5", "groups", "few channels in", "few channels out"],
 )
@@ -110,9 +147,17 @@ def test_of_a_pyramid_s_levels_the_small_ones_stay_and_the_others_share_weights(
     assert len(turned) == 1
 
 
-def test_pictures_of_unknown_number_and_size_stay() -> None:
-    model = graph(convolution(), sides=[-1, 128, -1, -1])
+@pytest.mark.parametrize("sides", [[-1, 128, -1, -1], [-1, 128, 24, 32], [2, 128, -1, -1]])
+def test_an_unknown_number_of_pictures_and_several_of_unknown_size_stay(sides: list[int]) -> None:
+    model = graph(convolution(), sides=sides)
     assert use_winograd(model, [(4, 128, 24, 32)], max_bytes=MUCH) == 0
+
+
+@pytest.mark.parametrize(("channels", "num_images", "gains"), [(64, 1, 1), (63, 1, 0), (64, 16, 1), (64, 15, 0)])
+def test_where_all_sides_are_known_64_channels_gain_and_16_patches(channels: int, num_images: int, gains: int) -> None:
+    size = [16, 16] if num_images == 1 else [4, 4]
+    model = graph(convolution(channels, out=64), sides=[num_images, channels, *size])
+    assert use_winograd(model, [(num_images, channels, *size)], max_bytes=MUCH) == gains
 
 
 @pytest.mark.parametrize(("channels", "size", "gains"), [(128, (64, 64), 0), (256, (60, 60), 0), (256, (61, 61), 1)])
