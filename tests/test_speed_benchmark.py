@@ -96,7 +96,7 @@ def test_everybody_has_a_turn_in_each_round_and_who_runs_once_comes_when_all_are
         return Outcome(num_images=8, tagging_s=1.0, whole_s=2.0, answers=said)
 
     monkeypatch.setattr(rounds, "_run", run)
-    monkeypatch.setattr(rounds, "_limits", lambda task, ground: LIMITS)
+    monkeypatch.setattr(rounds, "_limits_now", lambda work, ground: LIMITS)
     monkeypatch.setattr(rounds, "_task", lambda *args, **kwargs: None)
     work = Work(name="net", classifiers=("net",), peers=("list", "daft"), once=("plain", "ray"))
     place = Ground(
@@ -121,6 +121,24 @@ def test_everybody_has_a_turn_in_each_round_and_who_runs_once_comes_when_all_are
         ("ray", of_ray, 1),
     ]
     assert [one.is_comparable for one in found.results] == [True, True, True, False, not of_ray]
+
+
+def test_models_that_had_a_row_of_their_own_are_not_measured_alone_again() -> None:
+    net, other = Work(name="net", classifiers=("net",)), Work(name="other", detectors=("other",))
+    large = replace(other, pictures="12-megapixel")
+    both = Work(name="both", classifiers=("net",), detectors=("other",))
+    slower = Limits(models={"other": 2.0}, engine={"other": 3.0}, decode_full=400.0, decode_line=900.0)
+    rows = [replace(row(), work=net, limits=LIMITS), replace(row(), work=large, limits=slower)]
+    assert rounds._limits_of(rows, both) is None
+    rows.append(replace(row(), work=other, limits=slower))
+    assert rounds._limits_of(rows, both) == Limits(
+        models={"other": 2.0, "net": 20.0}, engine={"other": 3.0, "net": 40.0}, decode_full=400.0, decode_line=900.0
+    )
+
+
+def test_every_work_has_its_reference_among_its_peers() -> None:
+    for work in WORKS:
+        assert work.reference in (*work.peers, *work.once), work.name
 
 
 def test_what_was_measured_is_shown_and_written(tmp_path: Path) -> None:

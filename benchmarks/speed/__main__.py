@@ -57,7 +57,7 @@ def main() -> None:
             return
         rows: list[Row] = []
         for work in scale.works:
-            rows.append(measured(work, scale=scale, ground=ground))
+            rows.append(measured(work, scale=scale, ground=ground, before=rows))
             _write(rows, asked.out, ground=ground)
         for number, row in enumerate(rows):
             rows[number] = completed(row, ground=ground)

@@ -21,7 +21,6 @@ from benchmarks.speed.limits import Limits
 from benchmarks.speed.peers.task import Task
 from benchmarks.speed.works import Scale, Settings, Work, candidates, settings_of, tuning_key
 
-REFERENCE = "plain"
 AGREES = 0.99
 """Of pictures' best labels, and of sure boxes. Seeded weights forgive less than trained ones: OpenVINO's rounding moves
 four boxes in a thousand over an edge."""
@@ -86,7 +85,7 @@ class Row:
     limits: Limits
     results: tuple[Result, ...]
     reference: Answers | None = None
-    """What REFERENCE says of the pictures."""
+    """What the work's reference says of the pictures."""
 
     @property
     def ours(self) -> Result:
@@ -119,14 +118,15 @@ class Row:
         return 1 / self.limits.bare_s if len(self.work.builders) > 1 else self.limits.line
 
 
-def measured(work: Work, *, scale: Scale, ground: Ground) -> Row:
-    """One work in all its rounds. Peers that run once come later, but for the one that answers are held against."""
-    sample = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
-    ground.told(f"{work.name}: limits")
-    limits = _limits(sample, ground)
+def measured(work: Work, *, scale: Scale, ground: Ground, before: Sequence[Row] = ()) -> Row:
+    """One work in all its rounds. Peers that run once come later, but for the reference.
+
+    `before` are the rows so far: each model is measured alone once.
+    """
+    limits = _limits_of(before, work) or _limits_now(work, ground)
     num_images = scale.num_images(work, limits.line)
     names = [OURS, *(peer for peer in work.peers if _can_run(peer, ground))]
-    names += [REFERENCE] * (REFERENCE in work.once)
+    names += [work.reference] * (work.reference in work.once)
     runs: dict[str, list[Outcome]] = {name: [] for name in names}
     for number in range(scale.rounds):
         for name in names:
@@ -135,7 +135,7 @@ def measured(work: Work, *, scale: Scale, ground: Ground) -> Row:
             task = _task(work, ground, num_images=num_images, settings=_settings(work, name, ground))
             runs[name].append(_run(name, task, ground))
             ground.told(f"{work.name}, round {number + 1}: {_words(name, runs[name][-1])}")
-    row = Row(work=work, num_images=num_images, limits=limits, results=(), reference=runs[REFERENCE][0].answers)
+    row = Row(work=work, num_images=num_images, limits=limits, results=(), reference=runs[work.reference][0].answers)
     for name, outcomes in runs.items():
         row = _with(row, name, outcomes, ground)
     return row
@@ -180,8 +180,7 @@ def _can_run(peer: str, ground: Ground) -> bool:
 
 def tuned(work: Work, *, scale: Scale, ground: Ground) -> dict[str, Settings]:
     """The fastest settings of each peer, by one short run of every candidate."""
-    sample = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
-    num_images = scale.num_images(work, _limits(sample, ground).line)
+    num_images = scale.num_images(work, _limits_now(work, ground).line)
     best = {}
     for peer in (*work.peers, *work.once):
         rates: list[tuple[float, Settings]] = []
@@ -210,8 +209,24 @@ def _task(work: Work, ground: Ground, *, num_images: int, settings: Settings) ->
     )
 
 
-def _limits(task: Task, ground: Ground) -> Limits:
+def _limits_of(rows: Sequence[Row], work: Work) -> Limits | None:
+    """Those of models that each have a row of their own with the same pictures; None if one has not."""
+    alone = {row.work.builders: row.limits for row in rows if row.work.pictures == work.pictures}
+    if not all((builder,) in alone for builder in work.builders):
+        return None
+    found = [alone[builder,] for builder in work.builders]
+    return Limits(
+        models={name: rate for one in found for name, rate in one.models.items()},
+        engine={name: rate for one in found for name, rate in one.engine.items()},
+        decode_full=min(one.decode_full for one in found),
+        decode_line=min(one.decode_line for one in found),  # who needs the most pixels decides
+    )
+
+
+def _limits_now(work: Work, ground: Ground) -> Limits:
     """In a process of its own, like everybody."""
+    ground.told(f"{work.name}: limits")
+    task = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
     ground.place.mkdir(parents=True, exist_ok=True)
     path = ground.place / "limits.json"
     task.write(path)
@@ -237,9 +252,9 @@ def missed(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         if row.ours.problem or row.ours.agreement is None:
-            lines.append(f"{row.work.name}: nothing to compare: {row.ours.problem or f'{REFERENCE} failed'}")
+            lines.append(f"{row.work.name}: nothing to compare: {row.ours.problem or f'{row.work.reference} failed'}")
         elif not row.ours.is_comparable:
-            lines.append(f"{row.work.name}: batchtag gives other tags than {REFERENCE}: {row.ours.agreement}")
+            lines.append(f"{row.work.name}: batchtag gives other tags than {row.work.reference}: {row.ours.agreement}")
         for what, reached, bar in (
             ("times the fastest peer", row.of_peer, row.work.of_peer),
             ("of its limit", row.of_limit, row.work.of_limit),
