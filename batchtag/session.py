@@ -265,5 +265,7 @@ class RaySession:
         if not self._address:
             defaults["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # this machine is not taken away; 4 s of a core less
             defaults["REPORTER_UPDATE_INTERVAL_MS"] = "60000"  # of 5,000: for a dashboard that is not there
+            if not self._verbose:  # nobody is shown the logs that Ray looks for ten times a second, and reads
+                defaults |= {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0", "LOG_NAME_UPDATE_INTERVAL_S": "86400"}
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
