@@ -96,6 +96,8 @@ class Compiled(nn.Module):
         with torch.inference_mode():
             self._gives = pytree.tree_structure(part(examples[0]))
         self._batch = batch
+        # One a caller, and one for who loads. OpenVINO 2026.4 makes none while another computes, which may be seconds.
+        self._unused = [self._compiled.create_infer_request() for _ in range(threads + 1)]
         self._own = threading.local()
 
     def forward(self, inputs: Any) -> Any:
@@ -116,7 +118,7 @@ class Compiled(nn.Module):
 
     def _answers(self, leaves: Sequence[Tensor]) -> Any:
         if not hasattr(self._own, "request"):
-            self._own.request = self._compiled.create_infer_request()
+            self._own.request = self._unused.pop() if self._unused else self._compiled.create_infer_request()
         given = [tensor.contiguous().numpy() for tensor in leaves]
         answers = self._own.request.infer(given, share_inputs=True, share_outputs=True)
         return pytree.tree_unflatten([torch.from_numpy(answer) for answer in answers.values()], self._gives)

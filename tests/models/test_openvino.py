@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -44,6 +45,25 @@ def test_as_many_as_asked_for_are_computed_at_a_time_and_fewer_are_filled_up(mon
             assert compiled(given).shape == expected.shape
             assert difference(expected, compiled(given)) < 1e-4
     assert computed == 2 * [8] + 2 * [8] + 2 * [8] + 2 * [8, 8, 8]
+
+
+def test_no_caller_waits_for_another_to_get_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO makes none while another caller computes; so what is needed is there from the start."""
+    part = nn.Conv2d(3, 4, 3).eval().requires_grad_(False)
+    shapes = [(1, 3, 8, 8), (1, 3, 9, 9)]
+    compiled: Any = compile_part(part, torch.rand(shapes[0]), torch.rand(shapes[1]), usual=shapes[:1], threads=2)
+    monkeypatch.setattr(compiled, "_compiled", None)
+    both_compute = threading.Barrier(2)
+
+    def call(given: Tensor) -> Tensor:
+        both_compute.wait(timeout=60)
+        answer: Tensor = compiled(given)
+        return answer
+
+    given = [torch.rand(shape) for shape in shapes]
+    with ThreadPoolExecutor(2) as pool:
+        for one, answer in zip(given, pool.map(call, given), strict=True):
+            torch.testing.assert_close(answer, part(one))
 
 
 def test_of_several_inputs_and_outputs_the_same_pictures_go_together() -> None:
