@@ -29,7 +29,8 @@ _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 _SHARES_OF_MEMORY = 8
 """One of so many is what all callers' steps of one convolution may take: each part of a network keeps its own."""
 _BOXES = 50
-"""As many boxes go through a head with convolutions at a time: a thousand would need a GB for what lies between."""
+"""As many boxes go through a head with convolutions at a time, of a thousand usually: all at once would need a GB for
+what lies between."""
 
 
 def compile_part(

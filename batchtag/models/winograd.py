@@ -7,12 +7,12 @@ sides by products of matrices, meet the turned weights in 36 more, and are turne
 head and the convolutions of a box head are most of such a detector's arithmetic, and all of this kind.
 
 Two forms. Where every side is known, channels stay innermost as OpenVINO's convolutions have them, pictures of a batch
-are more patches, and a bias and a ReLU behind the convolution are applied before the channels move: then no step but
-the cutting copies anything. One picture of unknown size has its patches innermost: there OpenVINO 2026.4 would move
-the channels in earnest, and slowly.
+are more patches, and a bias and a ReLU behind the convolution are applied before the next one takes over: so channels
+are moved nowhere. One picture of unknown size has its patches innermost: there OpenVINO 2026.4 would move the channels
+in earnest, and slowly.
 
-One core of an EPYC with AVX2, against OpenVINO's own convolution: 256 channels of 100 x 136 pixels 2.2 times as fast,
-four times 128 of 28 x 28 1.9, four times 64 of 56 x 56 1.2, 50 times 256 of 7 x 7 1.4; one picture of unknown size
+One core of an EPYC with AVX2, against OpenVINO's own convolution: 256 channels of 100 x 100 pixels 2.2 times as fast,
+four times 128 of 28 x 28 2.0, four times 64 of 56 x 56 1.4, 50 times 256 of 7 x 7 1.6; one picture of unknown size
 gains nothing with 64, and where few patches share the turned weights, reading those takes longer than multiplying. It
 costs memory: weights take four times as much, and what lies between, of a map of 256 channels and 200 x 336 pixels,
 370 MB for each caller. Answers differ in the fifth digit, ten times as much as by the direct way. Importable where
@@ -81,11 +81,11 @@ def use_winograd(model: Any, usual: Sequence[Shape], *, max_bytes: int) -> int:
             continue
         shape, weights = node.get_input_partial_shape(0), node.input_value(1).get_node()
         is_known = shape.is_static
+        if not (is_known or shape[0] == 1):
+            continue
         fewest_channels, fewest_patches = _fewest(is_known=is_known)
         num_images, _, height, width = sizes[node.get_friendly_name()]
         num_patches = num_images * -(-height // _TILE) * -(-width // _TILE)
-        if not (is_known or shape[0] == 1):
-            continue
         if min(weights.shape[:2]) < fewest_channels or num_patches < fewest_patches:
             continue
         if 2 * 4 * _PATCH**2 * num_patches * max(weights.shape[:2]) > max_bytes:  # float32, before and after a product
