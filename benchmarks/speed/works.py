@@ -73,8 +73,8 @@ WORKS = (
     Work(
         name="fasterrcnn_320",
         detectors=("fasterrcnn_mobilenet_v3_large_320_fpn",),
-        peers=("list",),
-        once=("plain", "daft", "ray"),
+        peers=("plain", "list"),
+        once=("daft", "ray"),
         of_peer=1.3,
         batch_size=1,
         quick=True,
