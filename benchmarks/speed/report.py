@@ -117,7 +117,7 @@ def _processor() -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of the rates relative to ours, a panel a work, with the line's limit as a mark."""
+    """Bars of the rates in images/s, a panel a work, with the line's limit in torch as a mark."""
     from matplotlib.figure import Figure
 
     num_bars = sum(len(row.results) for row in rows)
@@ -129,7 +129,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         rates = [result.images_per_s for result in row.results]
         colours = [_OURS_COLOUR if result.name == OURS else _PEER_COLOUR for result in row.results]
         bars = panel.barh(names, rates, color=colours)
-        panel.bar_label(bars, [f"{rate:.3g}" if rate else "not measured" for rate in rates], padding=3, fontsize=8)
+        labels = [f"{rate:.3g}" if rate else "not measured" for rate in rates]
+        over_the_mark = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        panel.bar_label(bars, labels, padding=3, fontsize=8, bbox=over_the_mark)
         panel.axvline(row.limits.line, color=_LIMIT_COLOUR, linestyle="--", linewidth=1)
         panel.set_title(f"{row.work.name}: images/s (dashed: what these cores can do in torch)", loc="left", fontsize=9)
         panel.invert_yaxis()
