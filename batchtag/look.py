@@ -1,13 +1,15 @@
 """Every model of the job on the same pixels, and the one broad `except` around one image.
 
 A batch that fails is halved until it works or is one image; that image is a failure row and its neighbours are tagged.
+The device is held for what a model computes and nothing else: what it found is checked and noted beside the next slab.
 A device that is broken for good (every further call would fail) is no fault of an image: it raises DeviceLost, and
 the worker ends itself so that a fresh process gets the bundle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 from batchtag.errors import Code
 from batchtag.models import Model
 from batchtag.records import DecodedImage, Failure, Finding, ModelCard, Outcome, Prediction, Stage
+
+Hold = Callable[[], AbstractContextManager[object]]
+"""What holds the device while a model computes."""
 
 
 class DeviceLost(Exception):
@@ -36,22 +41,23 @@ class Sight:
         return self.image.width / width, self.image.height / height
 
 
-def look(sights: Sequence[Sight], models: Sequence[tuple[ModelCard, Model]]) -> None:
+def look(sights: Sequence[Sight], models: Sequence[tuple[ModelCard, Model]], *, hold: Hold = nullcontext) -> None:
     """Add every model's findings, or the failure, to the outcome of each image. Runs in the worker, models in turn.
 
-    Models of whole images first, then those that look at crops of what the first found.
+    Models of whole images first, then those that look at crops of what the first found. DeviceLost is raised while the
+    device is held, so that nobody else gets it.
     """
     for card, model in models:
         if not card.crops_of:
-            _look_at_images(sights, card, model)
+            _look_at_images(sights, card, model, hold)
     for card, model in models:
         if card.crops_of:
-            _look_at_crops(sights, card, model)
+            _look_at_crops(sights, card, model, hold)
 
 
-def _look_at_images(sights: Sequence[Sight], card: ModelCard, model: Model) -> None:
+def _look_at_images(sights: Sequence[Sight], card: ModelCard, model: Model, hold: Hold) -> None:
     alive = [sight for sight in sights if sight.outcome.failure is None]
-    results = predict_each(model, [sight.image.pixels for sight in alive])
+    results = predict_each(model, [sight.image.pixels for sight in alive], hold=hold)
     for sight, result in zip(alive, results, strict=True):
         if isinstance(result, Failure):
             sight.outcome.failure = result
@@ -60,7 +66,7 @@ def _look_at_images(sights: Sequence[Sight], card: ModelCard, model: Model) -> N
             sight.outcome.findings.append(finding)
 
 
-def _look_at_crops(sights: Sequence[Sight], card: ModelCard, model: Model) -> None:
+def _look_at_crops(sights: Sequence[Sight], card: ModelCard, model: Model, hold: Hold) -> None:
     owners: list[tuple[Sight, str]] = []
     crops: list[NDArray[np.uint8]] = []
     for sight in sights:
@@ -68,7 +74,7 @@ def _look_at_crops(sights: Sequence[Sight], card: ModelCard, model: Model) -> No
             for parent, crop in _crops(sight, card):
                 owners.append((sight, parent))
                 crops.append(crop)
-    for (sight, parent), result in zip(owners, predict_each(model, crops), strict=True):
+    for (sight, parent), result in zip(owners, predict_each(model, crops, hold=hold), strict=True):
         if isinstance(result, Failure):
             sight.outcome.failure = result
         else:
@@ -91,11 +97,24 @@ def _crops(sight: Sight, card: ModelCard) -> list[tuple[str, NDArray[np.uint8]]]
     return crops
 
 
-def predict_each(model: Model, images: Sequence[NDArray[np.uint8]]) -> list[Prediction | Failure]:
+def predict_each(
+    model: Model, images: Sequence[NDArray[np.uint8]], *, hold: Hold = nullcontext
+) -> list[Prediction | Failure]:
     """One prediction or failure per image, in order. A failing batch is halved, down to the image that fails."""
     if not images:
         return []
-    broken: Failure | None = None
+    with hold():
+        answer = _answer(model, images)
+    if not isinstance(answer, Failure):
+        return _checked(answer, model.card)
+    if len(images) == 1:
+        return [answer]
+    half = len(images) // 2
+    return [*predict_each(model, images[:half], hold=hold), *predict_each(model, images[half:], hold=hold)]
+
+
+def _answer(model: Model, images: Sequence[NDArray[np.uint8]]) -> list[Prediction] | Failure:
+    """Once it has returned, the traceback is gone, which kept a failed batch in the device's memory."""
     try:
         predictions = model.predict(images)
         if len(predictions) != len(images):
@@ -103,29 +122,33 @@ def predict_each(model: Model, images: Sequence[NDArray[np.uint8]]) -> list[Pred
     except Exception as error:  # around one image: whatever a model raises for it, its neighbours must not pay
         if _is_device_lost(error):
             raise DeviceLost(str(error)) from error
-        broken = _failure(error)
-    # Out here the traceback is gone, which kept the failed batch in the device's memory.
-    if broken is None:
-        return [_checked(prediction, model.card) for prediction in predictions]
-    if len(images) == 1:
-        return [broken]
-    half = len(images) // 2
-    return [*predict_each(model, images[:half]), *predict_each(model, images[half:])]
+        return _failure(error)
+    return predictions
 
 
-def _checked(prediction: Prediction, card: ModelCard) -> Prediction | Failure:
-    """The prediction, or a failure if the tables cannot hold it: one such image must not cost its part."""
-    scores, label_ids = prediction.scores, prediction.label_ids
-    if not (np.isfinite(scores).all() and np.isfinite(prediction.boxes_xyxy).all()):
-        wrong = "scores or boxes that are not numbers"
-    elif len(scores) and (scores.min() < 0 or scores.max() > 1):
-        wrong = f"scores from {scores.min():g} to {scores.max():g}, expected 0 to 1,"
-    elif len(scores) and (label_ids.min() < 0 or label_ids.max() >= len(card.labels)):
-        wrong = f"a label id of {label_ids.max()} or {label_ids.min()}, which is none of its {len(card.labels)} labels,"
-    else:
-        return prediction
-    message = f"{card.name} gave {wrong} for this image"
-    return Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message=message)
+def _checked(predictions: Sequence[Prediction], card: ModelCard) -> list[Prediction | Failure]:
+    """Each, or a failure where the tables cannot hold it: one such image must not cost its part."""
+    if not _what_is_wrong(predictions, card):
+        return list(predictions)
+    return [_failure_of(wrong, card) if (wrong := _what_is_wrong([one], card)) else one for one in predictions]
+
+
+def _what_is_wrong(predictions: Sequence[Prediction], card: ModelCard) -> str:
+    """In words, or nothing. All at once, because numpy asks 10 µs a call whatever the length."""
+    scores = np.concatenate([one.scores for one in predictions])
+    label_ids = np.concatenate([one.label_ids for one in predictions])
+    boxes = np.concatenate([one.boxes_xyxy for one in predictions])
+    if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+        return "scores or boxes that are not numbers"
+    if len(scores) and (scores.min() < 0 or scores.max() > 1):
+        return f"scores from {scores.min():g} to {scores.max():g}, expected 0 to 1,"
+    if len(scores) and (label_ids.min() < 0 or label_ids.max() >= len(card.labels)):
+        return f"a label id of {label_ids.max()} or {label_ids.min()}, which is none of its {len(card.labels)} labels,"
+    return ""
+
+
+def _failure_of(wrong: str, card: ModelCard) -> Failure:
+    return Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message=f"{card.name} gave {wrong} for this image")
 
 
 def _failure(error: Exception) -> Failure:

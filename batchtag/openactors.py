@@ -11,54 +11,20 @@ An opener that came late or died is passed over until it answers again, and one 
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from batchtag.nodes import machines
-from batchtag.openers import ChunkOpener, NobodyThere, Opened, OpenerDied
+from batchtag.openers import Opened, Opener, OpenerDied, OpenPlan
 from batchtag.placement import Placement, openers_of_worker
 from batchtag.records import Outcome
-from batchtag.storage import open_store
-from batchtag.stream import Hung, ImageStream, StreamPlan
 
 log = logging.getLogger(__name__)
 IN_HAND = 2
 FETCH_S = 10.0
 """For a chunk that is ready to come from another node."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenPlan:
-    """What an opener must know. Travels to it by pickle and is stored nowhere."""
-
-    stream: StreamPlan
-    source_options: dict[str, Any] = field(default_factory=dict, repr=False)
-
-
-class Opener:
-    """The actor. `open` may be called from two threads at once."""
-
-    def __init__(self, plan: OpenPlan) -> None:
-        stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
-        self._opener = ChunkOpener(stream)
-        self._hangs = False
-
-    def ready(self) -> None:
-        """Answers when the actor is there."""
-
-    def open(self, outcomes: list[Outcome]) -> Opened | str:
-        """The chunk, opened; or, as text, why it could not be."""
-        if self._hangs:
-            os._exit(1)
-        try:
-            return self._opener.open(outcomes)
-        except Hung:
-            self._hangs = True
-            return "an image keeps the decoder"
 
 
 class _Employed:
@@ -88,7 +54,7 @@ class _Employed:
 class RayOpeners:
     """The `Openers` of one of a run's workers, who share what they leave of the nodes that are there now.
 
-    Safe to use from two threads. Openers are started when the first chunk goes out.
+    Safe to use from two threads.
     """
 
     def __init__(self, plan: OpenPlan, placement: Placement) -> None:
@@ -96,6 +62,7 @@ class RayOpeners:
         self._placement = placement
         self._count, self._cpus = 0, 0.0
         self._employed: list[_Employed] = []
+        self._is_hiring = False
         self._lock = threading.Lock()
 
     def slots(self) -> int:
@@ -111,26 +78,29 @@ class RayOpeners:
             del self._employed[self._count :]  # they do what they have in hand, and end
             return IN_HAND * self._count
 
-    def open(self, outcomes: list[Outcome]) -> _Handle | _Nobody:
+    def start(self) -> None:
+        with self._lock:
+            if len(self._employed) < self._count and not self._is_hiring:
+                self._is_hiring = True
+                threading.Thread(target=self._hire, name="hire", daemon=True).start()
+
+    def open(self, outcomes: list[Outcome]) -> _Handle | None:
+        self.start()
         with self._lock:
             ready = self._ready()
             if not ready:
-                return _Nobody()
+                return None
             opener = min(ready, key=lambda one: one.in_hand)
             opener.in_hand += 1
         return _Handle(opener, opener.actor.open.remote(outcomes), self._lock)
 
     def dismiss(self) -> None:
         with self._lock:
+            self._count = 0
             self._employed.clear()
 
     def _ready(self) -> list[_Employed]:
-        """Those that can be given something. As many are employed as there is room for."""
-        while len(self._employed) < self._count:
-            actor = ray.remote(Opener).options(
-                num_cpus=self._cpus, max_restarts=-1, max_task_retries=0, max_concurrency=IN_HAND
-            )
-            self._employed.append(_Employed(actor.remote(self._plan)))
+        """Those that can be given something."""
         ready = []
         for opener in list(self._employed):
             try:
@@ -141,15 +111,28 @@ class RayOpeners:
                 self._employed.remove(opener)
         return ready
 
+    def _hire(self) -> None:
+        """In a thread: Ray takes up to half a second to note that there shall be an actor, and bundles go on."""
+        try:
+            while cpus := self._cpus_of_another():
+                actor = ray.remote(Opener).options(
+                    num_cpus=cpus, max_restarts=-1, max_task_retries=0, max_concurrency=IN_HAND
+                )
+                opener = _Employed(actor.remote(self._plan))
+                with self._lock:
+                    if len(self._employed) < self._count:
+                        self._employed.append(opener)
+        except Exception as error:  # a thread's end: workers open images themselves until the next bundle asks
+            log.warning("openers could not be started: %s: %s", type(error).__name__, error)
+            with self._lock:
+                self._count = 0
+        finally:
+            self._is_hiring = False
 
-class _Nobody:
-    """No opener is there yet: the worker opens this chunk itself, at once."""
-
-    def result(self, timeout: float | None = None) -> Opened:
-        raise NobodyThere
-
-    def cancel(self) -> None:
-        """Nothing is under way."""
+    def _cpus_of_another(self) -> float:
+        """Nothing if there is no room for one."""
+        with self._lock:
+            return self._cpus if len(self._employed) < self._count else 0.0
 
 
 class _Handle:

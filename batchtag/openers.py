@@ -2,31 +2,34 @@
 
 A bundle goes out in chunks, to whatever has a CPU left (`openactors`: Ray actors, on nodes without a GPU too), and
 comes back as decoded images in the order of the index, so that slabs, parts and rows are those of the first shape. The
-worker depends on nobody: a chunk that is not there when it is wanted is opened here, so are the first ones while the
-openers still start, and one whose opener is known to have died, perhaps of a picture in it, is opened here with care,
-decoding in a child. Knows nothing of Ray; what `concurrent.futures` has will do.
+worker depends on nobody: the first images are opened here, a window at a time, while openers start; so is a chunk that
+nobody can take or that is not there when it is wanted; and one whose opener is known to have died, perhaps of a picture
+in it, is opened here with care, decoding in a child. Knows nothing of Ray, nor of job files, which an opener would
+import for nothing; what `concurrent.futures` has will do.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 from batchtag.look import Sight
 from batchtag.records import DecodedImage, Outcome
-from batchtag.stream import ImageStream, StreamPlan, Times, in_slabs
+from batchtag.storage import open_store
+from batchtag.stream import Hung, ImageStream, StreamPlan, Times, in_slabs
 
 log = logging.getLogger(__name__)
 CHUNK_IMAGES = 32
 """Sending one off and taking it back costs the worker 2 ms."""
-CHUNK_BYTES, FIRST_IMAGES = 64 * 2**20, 8
-"""Pixels in a chunk, as the last one's images tell; and the images of a chunk before anything is known."""
+CHUNK_BYTES = 64 * 2**20
+"""Pixels in a chunk, as the images before it tell; none goes out before one was seen."""
 AHEAD_BYTES = 384 * 2**20
-"""Pixels that wait in the object store for one of a worker's two bundles."""
+"""Pixels that wait in the object store for one of a worker's two bundles; what is opened here, `stream` bounds."""
 GIVEN_UP_BELOW, JUDGED_CHUNKS = 0.5, 20
 """Where a smaller share of the last chunks came than that, openers are no help."""
 PATIENCE_S, IMPATIENCE_S = 5.0, 0.1
@@ -54,15 +57,11 @@ class OpenerDied(Exception):
     """The process that was opening a chunk is gone, or its decoder hangs."""
 
 
-class NobodyThere(Exception):
-    """No opener has started yet."""
-
-
 class Handle(Protocol):
     """A chunk that is out; a `Future[Opened]` is one."""
 
     def result(self, timeout: float | None = None) -> Opened:
-        """Raises TimeoutError when it is not there yet, OpenerDied when it will not come, NobodyThere."""
+        """Raises TimeoutError when it is not there yet, OpenerDied when it will not come."""
         ...
 
     def cancel(self) -> object: ...
@@ -75,10 +74,16 @@ class Openers(Protocol):
         """How many chunks they can have in hand for this worker as things are now, two each. 0: nobody is there."""
         ...
 
-    def open(self, outcomes: list[Outcome]) -> Handle: ...
+    def start(self) -> None:
+        """Begin to start as many as there is room for. Returns at once."""
+        ...
+
+    def open(self, outcomes: list[Outcome]) -> Handle | None:
+        """None: nobody can take it now."""
+        ...
 
     def dismiss(self) -> None:
-        """Let them all go, and their CPUs with them; the next chunk would employ new ones."""
+        """Let them all go, and their CPUs with them; whoever asks for `slots` again may have new ones."""
         ...
 
 
@@ -97,6 +102,36 @@ class ChunkOpener:
             now = self._stream.times()
             since, self._told = now.plus(self._told, sign=-1), now
         return Opened(outcomes=outcomes, images=[images.get(o.ref.position) for o in outcomes], times=since)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPlan:
+    """What an opener must know. Travels to it by pickle and is stored nowhere."""
+
+    stream: StreamPlan
+    source_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Opener:
+    """`ChunkOpener` as a process of its own. `open` may be called from two threads at once."""
+
+    def __init__(self, plan: OpenPlan) -> None:
+        stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
+        self._opener = ChunkOpener(stream)
+        self._hangs = False
+
+    def ready(self) -> None:
+        """Answers when the process is there."""
+
+    def open(self, outcomes: list[Outcome]) -> Opened | str:
+        """The chunk, opened; or, as text, why it could not be."""
+        if self._hangs:
+            os._exit(1)
+        try:
+            return self._opener.open(outcomes)
+        except Hung:
+            self._hangs = True
+            return "an image keeps the decoder"
 
 
 class OpenersStream:
@@ -136,13 +171,20 @@ class OpenersStream:
         return in_slabs(self._sights(outcomes), most=self._plan.slab_images)
 
     def _sights(self, outcomes: Sequence[Outcome]) -> Iterator[Sight]:
-        out: deque[tuple[list[Outcome], Handle]] = deque()
+        out: deque[tuple[list[Outcome], Handle | None]] = deque()
         most, start = 2 + self._openers.slots(), 0
+        self._openers.start()
         try:
             while True:
-                size, allowed = self._portions(most)
+                image_bytes = self._image_bytes
+                size, allowed = _portions(image_bytes, most)
                 while len(out) < allowed and (chunk := list(outcomes[start : start + size])):
-                    out.append((chunk, self._openers.open(chunk)))
+                    handle = self._openers.open(chunk) if image_bytes else None
+                    if handle is None:
+                        if out:
+                            break
+                        chunk = list(outcomes[start : start + self._plan.window])
+                    out.append((chunk, handle))
                     start += len(chunk)
                 if not out:
                     return
@@ -155,20 +197,15 @@ class OpenersStream:
                     self._image_bytes = num_bytes // num_images + 1
         finally:
             for _, handle in out:
-                handle.cancel()
+                if handle is not None:
+                    handle.cancel()
 
-    def _portions(self, most: int) -> tuple[int, int]:
-        """How many images a chunk gets, and how many chunks may be out: few, until it is known how large they are."""
-        if not self._image_bytes:
-            return FIRST_IMAGES, 2
-        size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // self._image_bytes))
-        return size, max(2, min(most, AHEAD_BYTES // (size * self._image_bytes)))
-
-    def _opened(self, chunk: list[Outcome], handle: Handle) -> Iterator[Sight]:
+    def _opened(self, chunk: list[Outcome], handle: Handle | None) -> Iterator[Sight]:
+        if handle is None:
+            yield from self._opened_here(chunk)
+            return
         try:
             found = handle.result(timeout=PATIENCE_S if self._comes else IMPATIENCE_S)
-        except NobodyThere:
-            yield from self._opened_here(chunk)
         except TimeoutError:
             self._told(came=False)
             handle.cancel()
@@ -188,6 +225,7 @@ class OpenersStream:
     def _opened_here(self, chunk: list[Outcome]) -> Iterator[Sight]:
         for slab in self._here.slabs(chunk):
             yield from slab
+            del slab  # or its pixels would stay while the next ones gather
 
     def _told(self, *, came: bool, num_images: int = 0, times: Times | None = None) -> None:
         with self._telling:
@@ -195,6 +233,14 @@ class OpenersStream:
             self._came.append(came)
             self.num_images += num_images
             self._times = self._times.plus(times or Times())
+
+
+def _portions(image_bytes: int, most: int) -> tuple[int, int]:
+    """How many images a chunk gets, and how many chunks may be out; one at a time while images' size is not known."""
+    if not image_bytes:
+        return CHUNK_IMAGES, 1
+    size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // image_bytes))
+    return size, max(2, min(most, AHEAD_BYTES // (size * image_bytes)))
 
 
 def _take(outcome: Outcome, there: Outcome) -> None:

@@ -29,7 +29,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchtag.errors import BatchtagError, RunFailed
 from batchtag.monitor import Monitor, Start, WorkerFigures
-from batchtag.openactors import OpenPlan, RayOpeners
+from batchtag.openactors import RayOpeners
+from batchtag.openers import OpenPlan
 from batchtag.placement import Placement
 from batchtag.prometheus import WorkerMetrics
 from batchtag.records import Bundle, Commit

@@ -91,7 +91,8 @@ class Worker:
         self._stream = ImageStream(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
         self._elsewhere = OpenersStream(plan.stream, openers, here=self._stream) if openers else None
         self._slots = 0
-        threading.Thread(target=_warm_up, args=(plan.source, plan.source_options), daemon=True).start()
+        self._warming = threading.Thread(target=_warm_up, args=(plan.source, plan.source_options), daemon=True)
+        self._warming.start()
         self._models = _load_models(plan)
         self._device = _Device(slabs=2 if plan.runtime.has_lanes else 1)
         self._room = _Room()
@@ -127,16 +128,14 @@ class Worker:
     def _tag(self, bundle: Bundle, order: Start) -> Commit:
         outcomes = [Outcome.of(ref) for ref in read_bundle(bundle, store=self._out, layout=self._layout)]
         done = self._begin_counting(bundle)
-        self._decide_who_opens()
         counted = 0
         self._ahead[bundle.id] = outcomes
         self._doing[bundle.id] = "opens images of"
+        self._warming.join()  # a second, which all fetches at once, and openers that start, would make three
+        self._decide_who_opens()
         for slab in self._slabs(bundle, outcomes, order):
             upto = slab[-1].outcome.ref.position - bundle.first + 1
-            with self._device.taken():
-                self._ahead[bundle.id] = outcomes[upto:]
-                self._doing[bundle.id] = "looks at images of"
-                self._look(bundle, slab)
+            self._look(bundle, slab, ahead=outcomes[upto:])
             self._count(num_slabs=1)
             self._count_images(outcomes[counted:upto], done)
             counted = upto
@@ -174,11 +173,12 @@ class Worker:
         self._first_bundle_at = self._first_bundle_at or now
         if self._elsewhere is None:
             return
-        slots = self._elsewhere.slots()
         if self._plan.decode == "auto" and self._elsewhere.is_no_help:
             self._elsewhere.dismiss()
-            slots = 0
-        elif self._plan.decode == "auto" and not self._slots:
+            self._slots = 0
+            return
+        slots = self._elsewhere.slots()
+        if self._plan.decode == "auto" and not self._slots:
             with self._counting:
                 counters = copy_of(self._counters)
             times = self._stream.times()
@@ -192,11 +192,18 @@ class Worker:
             slots = slots if pays(so_far, self._plan.stream, slots=slots) else 0
         self._slots = slots
 
-    def _look(self, bundle: Bundle, slab: list[Sight]) -> None:
-        try:
-            look(slab, self._models)
-        except DeviceLost as error:
-            self._die(bundle, f"the device is lost: {error}")
+    def _look(self, bundle: Bundle, slab: list[Sight], *, ahead: list[Outcome]) -> None:
+        @contextmanager
+        def device() -> Iterator[None]:
+            with self._device.taken():
+                self._ahead[bundle.id] = ahead
+                self._doing[bundle.id] = "looks at images of"
+                try:
+                    yield
+                except DeviceLost as error:
+                    self._die(bundle, f"the device is lost: {error}")
+
+        look(slab, self._models, hold=device)
 
     def _die(self, bundle: Bundle, why: str) -> None:
         """End this process: a stuck thread or a broken device is not mended from inside. The next start is careful."""

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from batchtag import look as look_room
 from batchtag.errors import Code
 from batchtag.look import DeviceLost, Sight, look, predict_each
 from batchtag.models import Model
@@ -60,6 +63,25 @@ def poisoned_by(*numbers: int, error: Exception) -> Callable[[Pixels], Predictio
     return answer
 
 
+def test_the_device_is_held_while_a_model_computes_and_at_no_other_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is checked and noted while the next slab is on it."""
+    held = threading.Lock()
+    seen: list[tuple[str, bool]] = []
+    check = look_room._checked
+
+    def answer(image: Pixels) -> Prediction:
+        seen.append(("computes", held.locked()))
+        return classes(0.5)
+
+    def watched(predictions: Sequence[Prediction], which: ModelCard) -> list[Prediction | Failure]:
+        seen.append(("checks", held.locked()))
+        return check(predictions, which)
+
+    monkeypatch.setattr(look_room, "_checked", watched)
+    look(sights(pictures(1)), loaded(model(answer, card("first")), model(answer, card("second"))), hold=lambda: held)
+    assert seen == [("computes", True), ("checks", False)] * 2
+
+
 def test_a_poison_image_in_a_batch_of_seven_fails_alone() -> None:
     poison = model(poisoned_by(4, error=ValueError("no such luck")))
     results = predict_each(poison, pictures(7))
@@ -104,7 +126,24 @@ def test_a_broken_device_is_no_fault_of_an_image() -> None:
         predict_each(model(poisoned_by(2, error=error)), pictures(4))
 
 
-def test_what_a_failed_batch_held_is_free_before_its_halves_are_tried() -> None:
+def test_whoever_holds_the_device_learns_that_it_is_lost_before_letting_go() -> None:
+    """Another bundle would have its images fail on it meanwhile."""
+    told: list[type[BaseException]] = []
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        try:
+            yield
+        except DeviceLost:
+            told.append(DeviceLost)
+            raise
+
+    with pytest.raises(DeviceLost):
+        predict_each(model(poisoned_by(2, error=RuntimeError("CUDA error: unspecified"))), pictures(4), hold=hold)
+    assert told == [DeviceLost]
+
+
+def test_what_a_failed_batch_held_is_free_before_anybody_else_computes() -> None:
     """The traceback of an out-of-memory error keeps the frames of the batch, and with them its tensors, alive."""
 
     class Tensor:
@@ -123,7 +162,12 @@ def test_what_a_failed_batch_held_is_free_before_its_halves_are_tried() -> None:
                 raise RuntimeError("CUDA out of memory")
             return [classes(0.5)]
 
-    assert [type(result) for result in predict_each(Hungry(), pictures(4))] == [Prediction] * 4
+    @contextmanager
+    def hold() -> Iterator[None]:
+        yield
+        assert [tensor() for tensor in held if tensor() is not None] == []
+
+    assert [type(result) for result in predict_each(Hungry(), pictures(4), hold=hold)] == [Prediction] * 4
 
 
 def test_a_model_that_loses_an_image_is_asked_again_in_halves() -> None:

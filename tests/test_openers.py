@@ -20,6 +20,7 @@ from tests.test_stream import opened, outcomes_of, plan
 
 NUM_IMAGES = 3 * CHUNK_IMAGES + 5
 SLAB = 7
+WINDOW = plan(slab_images=SLAB).window
 
 
 class Others:
@@ -35,7 +36,10 @@ class Others:
     def slots(self) -> int:
         return self._slots
 
-    def open(self, outcomes: list[Outcome]) -> Future[Opened]:
+    def start(self) -> None:
+        """They are there."""
+
+    def open(self, outcomes: list[Outcome]) -> Future[Opened] | None:
         self.chunks.append([outcome.ref.position for outcome in outcomes])
         return self._pool.submit(self._open, pickle.dumps(outcomes))
 
@@ -87,8 +91,55 @@ def test_others_give_the_slabs_and_outcomes_that_this_process_gives(
     others = Others()
     stream = through(others)
     assert found(stream, folder) == expected
-    assert [position for chunk in others.chunks for position in chunk] == [o.ref.position for o in folder]
-    assert stream.times().fetched_bytes == sum(outcome.size_bytes for outcome in folder)
+    sent = folder[WINDOW:]
+    assert [position for chunk in others.chunks for position in chunk] == [outcome.ref.position for outcome in sent]
+    assert stream.times().fetched_bytes == sum(outcome.size_bytes for outcome in sent)
+
+
+class Now(Others):
+    """Takes a chunk or not, by turns."""
+
+    def __init__(self, *takes: bool) -> None:
+        super().__init__()
+        self.takes = iter(takes)
+
+    def open(self, outcomes: list[Outcome]) -> Future[Opened] | None:
+        return super().open(outcomes) if next(self.takes, True) else None
+
+
+@pytest.mark.parametrize(
+    ("takes", "here_first", "sent"),
+    [
+        ((), WINDOW, NUM_IMAGES - WINDOW),
+        ((False,) * 4, 3 * WINDOW, NUM_IMAGES - 3 * WINDOW),
+        ((True, False, False), WINDOW, NUM_IMAGES - 2 * WINDOW),
+    ],
+    ids=["they are there", "they start", "they come and go"],
+)
+def test_what_nobody_can_take_is_opened_here_a_window_at_a_time(
+    folder: list[Outcome],
+    expected: tuple[list[Any], list[Outcome]],
+    monkeypatch: pytest.MonkeyPatch,
+    takes: tuple[bool, ...],
+    here_first: int,
+    sent: int,
+) -> None:
+    """And does not stand in line behind chunks that are out: somebody may be there when they have come."""
+    monkeypatch.setattr(openers, "IMPATIENCE_S", 30.0)
+    others = Now(*takes)
+    assert found(through(others), folder) == expected
+    positions = [position for chunk in others.chunks for position in chunk]
+    assert positions[0] == folder[here_first].ref.position
+    assert len(positions) == sent
+
+
+def test_images_whose_size_is_not_known_yet_go_to_nobody(folder: list[Outcome], tmp_path: Path) -> None:
+    """The first two windows are no pictures, so nothing tells how many of them a chunk could hold."""
+    for outcome in folder[: 2 * WINDOW]:
+        Path(outcome.ref.uri).write_bytes(b"<html>no picture</html>")
+    others = Others()
+    found(through(others), folder)
+    assert others.chunks[0][0] == folder[3 * WINDOW].ref.position
 
 
 def test_chunks_that_do_not_come_are_opened_here(
@@ -132,11 +183,15 @@ def test_a_chunk_whose_opener_died_is_opened_here_in_a_child(
     assert [careful] == [chunk for chunk in others.chunks if deadly in chunk]
 
 
-def test_no_more_chunks_are_out_than_others_can_have_in_hand_and_two(folder: list[Outcome]) -> None:
+def test_no_more_chunks_are_out_than_others_can_have_in_hand_and_two(
+    folder: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openers, "CHUNK_IMAGES", 8)
     others = Others(slots=1)
     slabs = through(others).slabs(folder)
-    next(slabs)
-    assert len(others.chunks) <= 1 + 2
+    for _ in range(WINDOW // SLAB + 1):  # the last begins with what is opened here, and ends with what they opened
+        next(slabs)
+    assert len(others.chunks) == 1 + 2
     slabs.close()  # type: ignore[attr-defined]
 
 
@@ -153,7 +208,7 @@ def test_openers_whose_chunks_do_not_come_are_known_to_be_no_help(
     folder: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openers, "IMPATIENCE_S", 0.0)
-    monkeypatch.setattr(openers, "JUDGED_CHUNKS", 4)
+    monkeypatch.setattr(openers, "JUDGED_CHUNKS", 3)
     over = threading.Event()
 
     def never(chunk: list[Outcome]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from batchtag.decode import DecodeRules
 from batchtag.errors import LeaseLost, ModelError, RunFailed
 from batchtag.layout import Layout
 from batchtag.lease import Lease
-from batchtag.look import look
+from batchtag.look import Hold, look
 from batchtag.models.spec import ConstantSpec
 from batchtag.monitor import STARTS_WITHOUT_A_NAME, Monitor
-from batchtag.records import Bundle
+from batchtag.records import Blob, Bundle
 from batchtag.storage.local import LocalStore
 from batchtag.stream import StreamPlan
 from batchtag.worker import Worker, WorkPlan, _Device
@@ -207,11 +208,11 @@ def test_a_careful_bundle_is_alone_with_its_images(tmp_path: Path, monkeypatch: 
     together: list[set[int]] = []
     original = look
 
-    def watched(slab: Any, loaded: Any) -> None:
+    def watched(slab: Any, loaded: Any, **others: Any) -> None:
         bundle = slab[0].outcome.ref.position // 10
         now.add(bundle)
         together.append(set(now))
-        original(slab, loaded)
+        original(slab, loaded, **others)
 
     class Leaving(Monitor):
         def done(self, bundle: str) -> None:
@@ -225,6 +226,22 @@ def test_a_careful_bundle_is_alone_with_its_images(tmp_path: Path, monkeypatch: 
     assert {2} in together
     assert [others for others in together if 2 in others and len(others) > 1] == []
     run.lease.release()
+
+
+def test_no_image_is_asked_for_before_the_way_to_the_store_is_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+    too_early: list[bool] = []
+
+    class Watched(LocalStore):
+        def read(self, uri: str, *, max_bytes: int | None = None, if_etag: str = "") -> Blob:
+            if uri == run.listed[0].uri:
+                asked.set()
+            return super().read(uri, max_bytes=max_bytes, if_etag=if_etag)
+
+    monkeypatch.setattr(worker, "open_store", lambda uri, options: Watched())
+    monkeypatch.setattr(worker, "_warm_up", lambda uri, options: too_early.append(asked.wait(0.2)))
+    run.worker().tag(run.bundles[0])
+    assert too_early == [False]
 
 
 def test_a_bundle_without_hope_fails_the_run_and_says_which_positions(run: Run) -> None:
@@ -275,10 +292,15 @@ def test_images_that_are_opened_and_wait_for_the_device_are_counted_until_it_has
         one.beat()
         return run.monitor.snapshot()[one.name].num_waiting
 
-    def watched(slab: Any, loaded: Any) -> None:
-        one._stream._pool.shutdown()  # all that is ahead has been opened then
-        waiting.append(told())
-        look(slab, loaded)
+    def watched(slab: Any, loaded: Any, *, hold: Hold) -> None:
+        @contextmanager
+        def on_the_device() -> Iterator[None]:
+            with hold():
+                one._stream._pool.shutdown()  # all that is ahead has been opened then
+                waiting.append(told())
+                yield
+
+        look(slab, loaded, hold=on_the_device)
 
     monkeypatch.setattr(worker, "look", watched)
     one.tag(run.bundles[0])

@@ -47,17 +47,12 @@ class Constant:
         if self._spec.seconds_per_image > 0:
             with self._device:
                 time.sleep(self._spec.seconds_per_image * len(images))
-        return [self._finding(image) for image in images]
-
-    def _finding(self, image: NDArray[np.uint8]) -> Prediction:
         num_findings = 1 if self._spec.score >= self._spec.score_floor and self._spec.tag else 0
-        height, width = image.shape[:2]
-        boxes = np.array([[0, 0, width, height]], np.float32)
-        return Prediction(
-            scores=np.full(num_findings, self._spec.score, np.float32),
-            label_ids=np.full(num_findings, self._label_id, np.int32),
-            boxes_xyxy=boxes[:num_findings] if self.card.kind == "object" else np.zeros((0, 4), np.float32),
-        )
+        scores = np.full(num_findings, self._spec.score, np.float32)
+        label_ids = np.full(num_findings, self._label_id, np.int32)
+        num_boxes = num_findings if self.card.kind == "object" else 0
+        boxes = [np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)[:num_boxes] for image in images]
+        return [Prediction(scores=scores, label_ids=label_ids, boxes_xyxy=each) for each in boxes]
 
 
 def _task(spec: ConstantSpec) -> Task:
