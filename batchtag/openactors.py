@@ -2,7 +2,7 @@
 
 Each worker has its own few, and they end with it. Actors and not tasks: Ray ends a task's process after a second
 without work where there are more processes than CPUs, and starting one costs 1.5 s of a core; with tasks the model was
-0.69 busy where actors give 0.85 and more (`python -m benchmarks.shapes`). Each has two chunks in hand, so one is
+0.69 busy where actors give 0.87 (`python -m benchmarks.shapes`, enough fetches). Each has two chunks in hand, so one is
 fetched while the other is decoded. Pixels come back through the object store; on one node nothing is copied. A process
 whose decoder hangs cannot be mended: it tells, and ends itself when it is given the next chunk; Ray starts it again.
 An opener that came late or died is passed over until it answers again, and one that cannot be started is replaced.
@@ -81,8 +81,8 @@ class RayOpeners:
     def start(self) -> None:
         with self._lock:
             if len(self._employed) < self._count and not self._is_hiring:
-                self._is_hiring = True
                 threading.Thread(target=self._hire, name="hire", daemon=True).start()
+                self._is_hiring = True
 
     def open(self, outcomes: list[Outcome]) -> _Handle | None:
         self.start()
@@ -122,12 +122,13 @@ class RayOpeners:
                 with self._lock:
                     if len(self._employed) < self._count:
                         self._employed.append(opener)
-        except Exception as error:  # a thread's end: workers open images themselves until the next bundle asks
+        except Exception as error:  # a thread's end: those that there are must do until the next bundle asks
             log.warning("openers could not be started: %s: %s", type(error).__name__, error)
             with self._lock:
                 self._count = 0
         finally:
-            self._is_hiring = False
+            with self._lock:
+                self._is_hiring = False
 
     def _cpus_of_another(self) -> float:
         """Nothing if there is no room for one."""

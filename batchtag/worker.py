@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from batchtag import models
 from batchtag.errors import Code, ModelError, RunFailed, StorageError
@@ -205,11 +205,13 @@ class Worker:
 
         look(slab, self._models, hold=device)
 
-    def _die(self, bundle: Bundle, why: str) -> None:
+    def _die(self, bundle: Bundle, why: str) -> NoReturn:
         """End this process: a stuck thread or a broken device is not mended from inside. The next start is careful."""
         log.error("worker %s ends itself: %s", self.name, why)
-        self._monitor.needs_care(bundle.id)
-        os._exit(1)
+        try:
+            self._monitor.needs_care(bundle.id)
+        finally:
+            os._exit(1)
 
     def _begin_counting(self, bundle: Bundle) -> Counters:
         with self._counting:

@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def compare(set_up: SetUp, folder: Path, address: str, *, images: int, rounds: int) -> dict[str, Any]:
-    """Every shape in turn, and whether `auto` took the faster one."""
+    """Every shape in turn, which are right, and which `auto` chose."""
     rates: dict[str, list[float]] = {shape: [] for shape in SHAPES}
     openers, rows = {}, set()
     for _ in range(rounds):

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
-from batchtag import openers
-from batchtag.openers import CHUNK_IMAGES, ChunkOpener, Measured, Opened, OpenerDied, OpenersStream, pays
+from batchtag import openactors, openers
+from batchtag.openers import CHUNK_IMAGES, ChunkOpener, Measured, Opened, OpenerDied, OpenersStream, OpenPlan, pays
+from batchtag.placement import Machine
 from batchtag.records import Outcome
 from batchtag.stream import Hung, ImageStream
 from tests.samples import picture_folder
@@ -133,7 +136,7 @@ def test_what_nobody_can_take_is_opened_here_a_window_at_a_time(
     assert len(positions) == sent
 
 
-def test_images_whose_size_is_not_known_yet_go_to_nobody(folder: list[Outcome], tmp_path: Path) -> None:
+def test_images_whose_size_is_not_known_yet_go_to_nobody(folder: list[Outcome]) -> None:
     """The first two windows are no pictures, so nothing tells how many of them a chunk could hold."""
     for outcome in folder[: 2 * WINDOW]:
         Path(outcome.ref.uri).write_bytes(b"<html>no picture</html>")
@@ -221,6 +224,30 @@ def test_openers_whose_chunks_do_not_come_are_known_to_be_no_help(
     finally:
         over.set()
     assert stream.is_no_help
+
+
+def test_openers_that_cannot_be_started_are_told_and_the_next_bundle_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[type] = []
+
+    def remote(actor: type) -> Any:
+        tried.append(actor)
+        raise RuntimeError("the head does not answer")
+
+    monkeypatch.setattr(ray, "remote", remote)
+    monkeypatch.setattr(openactors, "machines", lambda: [Machine(cpus=4, gpus=0)])
+    placement: Any = SimpleNamespace(actors=1, cpus_per_actor=1, gpus_per_actor=0)
+    others = openactors.RayOpeners(OpenPlan(stream=plan()), placement)
+    for num_bundles in (1, 2):
+        assert others.slots() == 4  # two each; one CPU is the worker's, and one Ray Data's
+        for _ in range(3):
+            assert others.open([]) is None
+            for thread in threading.enumerate():
+                if thread.name == "hire":
+                    thread.join(10)
+        assert len(tried) == num_bundles
+    assert "openers could not be started: RuntimeError: the head does not answer" in caplog.text
 
 
 def measured(*, fetch_ms: float, decode_ms: float, model_ms: float, rate: float, num_images: int = 10_000) -> Measured:

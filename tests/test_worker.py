@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from batchtag import models, worker
 from batchtag.decode import DecodeRules
@@ -20,7 +22,8 @@ from batchtag.lease import Lease
 from batchtag.look import Hold, look
 from batchtag.models.spec import ConstantSpec
 from batchtag.monitor import STARTS_WITHOUT_A_NAME, Monitor
-from batchtag.records import Blob, Bundle
+from batchtag.openers import Handle, OpenersStream
+from batchtag.records import Blob, Bundle, Outcome, Prediction
 from batchtag.storage.local import LocalStore
 from batchtag.stream import StreamPlan
 from batchtag.worker import Worker, WorkPlan, _Device
@@ -242,6 +245,57 @@ def test_no_image_is_asked_for_before_the_way_to_the_store_is_known(run: Run, mo
     monkeypatch.setattr(worker, "_warm_up", lambda uri, options: too_early.append(asked.wait(0.2)))
     run.worker().tag(run.bundles[0])
     assert too_early == [False]
+
+
+def test_a_worker_whose_device_is_lost_ends_before_another_bundle_gets_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(Exception):
+        pass
+
+    ends: list[tuple[bool, str]] = []
+
+    def die(self: Worker, bundle: Bundle, why: str) -> NoReturn:
+        ends.append((self._device._free.acquire(blocking=False), why))
+        raise Ended
+
+    class Broken:
+        card = models.prepare(SPEC)
+
+        def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+            raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(Worker, "_die", die)
+    one = run.worker()
+    one._models = [(Broken.card, Broken())]
+    with pytest.raises(Ended):
+        one.tag(run.bundles[0])
+    assert ends == [(False, "the device is lost: CUDA error: an illegal memory access")]
+
+
+def test_openers_that_are_no_help_are_let_go_and_the_worker_opens_its_images(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Useless:
+        is_employed = True
+
+        def slots(self) -> int:
+            return 4 if self.is_employed else 0
+
+        def start(self) -> None:
+            pytest.fail("nobody asked for them")
+
+        def open(self, outcomes: list[Outcome]) -> Handle | None:
+            pytest.fail("nothing is sent to them")
+
+        def dismiss(self) -> None:
+            self.is_employed = False
+
+    others = Useless()
+    monkeypatch.setattr(OpenersStream, "is_no_help", True)
+    plan = dataclasses.replace(run.plan(), decode="auto")
+    assert Worker(plan, run.monitor, openers=others).tag(run.bundles[0]).num_images == 5
+    assert not others.is_employed
 
 
 def test_a_bundle_without_hope_fails_the_run_and_says_which_positions(run: Run) -> None:
