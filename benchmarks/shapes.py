@@ -5,8 +5,8 @@
 The model is `constant` with 3 ms an image (half a millisecond in one), which sleeps as a busy GPU does; objects come
 from a local S3 server that answers 30 ms after each question. Four set-ups on a Ray of six logical CPUs; in each,
 `with_models`, `own_pool` and `auto` in turn. Printed: images/s while tagging, the model's busy share (the rate times
-its latency), and how many openers there were at the end. `auto` is right if it took the faster shape; where both are
-within 10 %, staying with the workers is right, too. The rows of all runs of a set-up must be the same.
+its latency), and how many openers there were at the end. `auto` is right if that is the faster shape's; where
+both are within 10 %, staying with the workers is. The rows of all runs of a set-up must be the same.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class SetUp:
     name: str
     model_s: float = MODEL_S
     images: float = 1.0
-    """Of --images: quicker ones need more, and so does the one whose busy share its start would hide."""
+    """Of --images: quicker ones need more."""
     compute: dict[str, Any] = field(default_factory=dict)
 
 
 SET_UPS = (
-    SetUp(name="enough fetches", images=2.0),
+    SetUp(name="enough fetches"),
     SetUp(name="few fetches", compute={"fetches": 4}),
     SetUp(name="light model", model_s=0.0005, images=3.0),
     SetUp(name="no free CPU", compute={"fetches": 8, "cpus_per_actor": CPUS - 1}),
@@ -79,13 +79,13 @@ def main() -> None:
                         compare(set_up, Path(name), cluster.address, images=asked.images, rounds=asked.rounds)
                     )
             cluster.shutdown()  # type: ignore[no-untyped-call]
-    print(f"auto was right in {sum(one['chosen'] in one['right'] for one in results)} of {len(results)}")
+    print(f"auto was right in {sum(result['right'] for result in results)} of {len(results)}")
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=1))
 
 
 def compare(set_up: SetUp, folder: Path, address: str, *, images: int, rounds: int) -> dict[str, Any]:
-    """Every shape in turn, which are right, and which `auto` chose."""
+    """Every shape in turn, and whether `auto` took the faster one."""
     rates: dict[str, list[float]] = {shape: [] for shape in SHAPES}
     openers, rows = {}, set()
     for _ in range(rounds):
@@ -104,11 +104,9 @@ def compare(set_up: SetUp, folder: Path, address: str, *, images: int, rounds: i
         raise SystemExit(f"{set_up.name}: the runs' tables differ")
     medians = {shape: median(found) for shape, found in rates.items() if found}
     with_models, own_pool = medians["with_models"], medians.get("own_pool", 0.0)
-    right = {"own_pool"} if own_pool > with_models else {"with_models"}
-    if own_pool <= ALIKE * with_models:
-        right.add("with_models")
+    faster = "own_pool" if own_pool > ALIKE * with_models else "with_models"
     chosen = "own_pool" if openers["auto"] else "with_models"
-    return {"set_up": set_up.name, "rates": rates, "right": sorted(right), "chosen": chosen}
+    return {"set_up": set_up.name, "rates": rates, "faster": faster, "chosen": chosen, "right": faster == chosen}
 
 
 def run(set_up: SetUp, shape: str, folder: Path, address: str, *, images: int) -> tuple[dict[str, Any], str]:

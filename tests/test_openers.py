@@ -21,7 +21,7 @@ from batchtag.stream import Hung, ImageStream
 from tests.samples import picture_folder
 from tests.test_stream import opened, outcomes_of, plan
 
-NUM_IMAGES = 3 * CHUNK_IMAGES + 5
+NUM_IMAGES = 4 * CHUNK_IMAGES + 5
 SLAB = 7
 WINDOW = plan(slab_images=SLAB).window
 
@@ -211,7 +211,7 @@ def test_openers_whose_chunks_do_not_come_are_known_to_be_no_help(
     folder: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openers, "IMPATIENCE_S", 0.0)
-    monkeypatch.setattr(openers, "JUDGED_CHUNKS", 3)
+    monkeypatch.setattr(openers, "JUDGED_CHUNKS", 4)
     over = threading.Event()
 
     def never(chunk: list[Outcome]) -> None:
