@@ -53,11 +53,6 @@ _OF_THE_DAY = frozenset(
 )
 
 
-def printable(text: str) -> str:
-    """For a terminal: a key may hold newlines and escape sequences, which must not act there."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 class BatchtagError(Exception):
     """Everything we raise on purpose. `exit_code` is what the CLI ends with."""
 

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 import torchvision
 
-from batchtag.decode import DecodeRules, decode
-from batchtag.models.precision import number_type
-from batchtag.models.runtime import Precision, Runtime
+from batchtag.decoding.decoder import DecodeRules, decode
+from batchtag.models.acceleration.half_precision import number_type
+from batchtag.models.acceleration.runtime import Precision, Runtime
 from benchmarks.on_gpu import limits
 from benchmarks.on_gpu.pictures import jpegs
 from benchmarks.on_gpu.ways import (

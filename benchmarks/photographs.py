@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from batchtag.decode import DecodeRules, decode
+from batchtag.config.model import ConstantSpec
+from batchtag.decoding.decoder import DecodeRules, decode
 from batchtag.models import prepare
-from batchtag.models.spec import ConstantSpec
-from batchtag.processes import available_cores
+from batchtag.system import available_cores
 from benchmarks.line import CLI
 from benchmarks.speed import pictures
 from benchmarks.speed.__main__ import CACHE

@@ -25,12 +25,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchtag.index import freeze_index
-from batchtag.layout import Layout
-from batchtag.outputs import COMMIT_KEY
-from batchtag.records import Bundle, Commit, ListedImage
+from batchtag.output.index import freeze_index
+from batchtag.output.layout import Layout
+from batchtag.output.schemas import ERRORS, IMAGES, TAGS, parquet_bytes
+from batchtag.output.types import Bundle, Commit
+from batchtag.output.writer import COMMIT_KEY
 from batchtag.storage import Store, open_store
-from batchtag.tables import ERRORS, IMAGES, TAGS, parquet_bytes
+from batchtag.storage.base import ObjectInfo
 
 BUNDLE = 8192
 EVERY_FAILED = 100
@@ -61,9 +62,9 @@ def make(out: str, *, num_images: int, tags_per_image: int) -> None:
     """An OUT in which every promise is kept."""
     store, layout = open_store(out), Layout(out)
 
-    def pages() -> Iterator[list[ListedImage]]:
+    def pages() -> Iterator[list[ObjectInfo]]:
         for first in range(0, num_images, 5000):
-            yield [ListedImage(uri=_uri(i), size_bytes=1) for i in range(first, min(first + 5000, num_images))]
+            yield [ObjectInfo(uri=_uri(i), size_bytes=1) for i in range(first, min(first + 5000, num_images))]
 
     index = freeze_index(pages(), store=store, layout=layout, bundle_size=lambda _: BUNDLE, limit=None, listed_at=NOW)
     for bundle in index.bundles():

@@ -15,8 +15,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # several tests at a time: threads of torch that outnumber the cores crawl
 
-from tests.s3server import bucket, s3
-from tests.started import start, typed
+from tests.support.s3server import bucket, s3
+from tests.support.started import start, typed
 
 __all__ = ["bucket", "s3", "start", "typed"]
 

@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from batchtag import __version__
-from batchtag.cli import cluster, demo, evaluating, models, runs, tables, training
-from batchtag.errors import BatchtagError, UsageError, printable
+from batchtag.cli import cluster, demo, evaluation, models, run, tables, training
+from batchtag.console import printable
+from batchtag.errors import BatchtagError, UsageError
 
 app = typer.Typer(
     name="batchtag",
@@ -24,8 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or job file, 3 more failures than allowed, 130 interrupted.",
 )
-for room in (runs, cluster, tables, models, training, evaluating, demo):
-    room.register(app)
+for group in (run, cluster, tables, models, training, evaluation, demo):
+    group.register(app)
 
 
 def _version(asked: bool) -> None:

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchtag.errors import StorageError, UsageError, printable
+from batchtag.console import printable
+from batchtag.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from batchtag.cluster.address import Cluster
     from batchtag.cluster.jobs import Jobs, RayJob
     from batchtag.cluster.submission import Submission
-    from batchtag.cluster.watching import Standing
-    from batchtag.spec import JobSpec
+    from batchtag.config.job import JobSpec
+    from batchtag.runs.status import RunStatus
 
 POLL_S = 2.0
 LOST_S = 600.0
@@ -61,8 +62,8 @@ def submit(
     """Send a job to a Ray cluster; print the run's id. The same submission again finds the run that is under way."""
     from batchtag.cluster.address import cluster_at
     from batchtag.cluster.submission import make_submission
-    from batchtag.jobfile import read_job_file, set_value
-    from batchtag.spec import make_spec
+    from batchtag.config.job import make_spec
+    from batchtag.config.loader import read_job_file, set_value
 
     content = read_job_file(Path(job))
     set_value(content, ["output", "uri"], out)
@@ -79,8 +80,8 @@ def submit(
 
 
 def _send(cluster: Cluster, submission: Submission, *, as_json: bool) -> None:
+    from batchtag.cluster.history import Note, keep
     from batchtag.cluster.jobs import Jobs
-    from batchtag.cluster.notes import Note, keep
 
     jobs = Jobs(cluster)
     here, there = jobs.versions()
@@ -105,8 +106,9 @@ def _placement(cluster: Cluster, spec: JobSpec) -> str:
     """
     from batchtag import models
     from batchtag.cluster.jobs import Jobs
+    from batchtag.cluster.machines import still_to_come
     from batchtag.errors import ModelError, RunFailed
-    from batchtag.placement import place, still_to_come
+    from batchtag.runs.placement import place
 
     now = "" if spec.compute.may_grow_to else _NOW
     try:
@@ -191,7 +193,7 @@ def wait(
     sys.exit(one.exit_code)
 
 
-def _lines(one: Standing) -> str:
+def _lines(one: RunStatus) -> str:
     """One line, and below it what a driver that died said last."""
     return "\n".join([printable(one.line()), *(f"  {printable(line)}" for line in one.last_lines)])
 
@@ -249,8 +251,8 @@ def cancel(run: Submitted, address: Address = "", insecure: Insecure = False) ->
 def _jobs_of(run: str, address: str, insecure: bool) -> Jobs:
     """The runs of the cluster that is asked for, or that this one was sent to."""
     from batchtag.cluster.address import cluster_at
+    from batchtag.cluster.history import find
     from batchtag.cluster.jobs import Jobs
-    from batchtag.cluster.notes import find
 
     note = find(_submission_of(run))
     return Jobs(cluster_at(address or (note.address if note else ""), insecure=insecure))
@@ -265,7 +267,7 @@ class _Watched:
     """A run that is asked after again and again: of the cluster where it answers, else of its record in OUT."""
 
     def __init__(self, run: str, address: str, insecure: bool) -> None:
-        from batchtag.cluster.notes import find
+        from batchtag.cluster.history import find
         from batchtag.storage import scheme_of
 
         self._is_out = "/" in run or scheme_of(run) != "file" or Path(run).is_dir()
@@ -277,9 +279,9 @@ class _Watched:
         self._jobs: Jobs | None = None
         self._trouble = ""
         self._is_heard = False  # the cluster, when it was looked at last
-        self._seen: Standing | None = None
+        self._seen: RunStatus | None = None
 
-    def look(self) -> Standing:
+    def look(self) -> RunStatus:
         """How it is doing now. Raises what the cluster answered if there is nowhere else to look."""
         from dataclasses import replace
 
@@ -304,7 +306,7 @@ class _Watched:
         one = _stand(self._run, job.out, job)
         return one if one.state != "died" else _with_reason(one, self._jobs.last_lines(self._run))
 
-    def _newest(self) -> Standing:
+    def _newest(self) -> RunStatus:
         """The last run of OUT. Once it was seen, a store that does not answer is waited for."""
         from dataclasses import replace
 
@@ -316,7 +318,7 @@ class _Watched:
             return replace(self._seen, state="unknown", record={}, trouble=error.message)
         return self._seen
 
-    def until_over(self, *, quiet: bool = False) -> Standing:
+    def until_over(self, *, quiet: bool = False) -> RunStatus:
         """Shown on stderr meanwhile. Raises RunFailed when nothing has been heard of it for LOST_S.
 
         A record that is written again is a sign of life, however old it looks: this machine's clock may be ahead.
@@ -324,7 +326,7 @@ class _Watched:
         from rich.console import Console
 
         from batchtag.errors import RunFailed
-        from batchtag.progress import Figures, Progress
+        from batchtag.runs.progress import Progress, RunProgress
 
         heard = alive = time.monotonic()
         written = ""
@@ -339,20 +341,20 @@ class _Watched:
                 if now - heard > LOST_S:
                     raise RunFailed(f"nothing has been heard of {self._run} for {LOST_S:.0f} s. {one.line()}")
                 phase = f"{one.state}{one.unread}" if one.state != "running" or not one.record else ""
-                progress.show(Figures(phase=phase) if phase else one.figures)
+                progress.show(RunProgress(phase=phase) if phase else one.figures)
                 time.sleep(POLL_S)
 
 
-def _with_reason(one: Standing, lines: list[str]) -> Standing:
+def _with_reason(one: RunStatus, lines: list[str]) -> RunStatus:
     from dataclasses import replace
 
     ours = [line.removeprefix("batchtag: ") for line in lines if line.startswith("batchtag: ")]
     return replace(one, message=ours[-1] if ours else one.message, last_lines=tuple(lines))
 
 
-def _newest(out: str) -> Standing:
-    from batchtag.cluster.watching import newest_run
-    from batchtag.layout import Layout
+def _newest(out: str) -> RunStatus:
+    from batchtag.output.layout import Layout
+    from batchtag.runs.status import newest_run
     from batchtag.storage import absolute_uri, open_store
 
     out = absolute_uri(out).rstrip("/")
@@ -364,16 +366,16 @@ def _newest(out: str) -> Standing:
 
 def _stand(
     run_id: str, out: str, job: RayJob | None, *, since: float = 0.0, options: dict[str, Any] | None = None
-) -> Standing:
-    from batchtag.cluster.watching import standing
+) -> RunStatus:
+    from batchtag.runs.status import run_status
     from batchtag.storage import open_store
 
     try:
         store = open_store(out, job.options if job else options)
     except StorageError as error:
-        return standing(run_id, out=out, store=None, job=job, since=since, trouble=error.message)
-    return standing(run_id, out=out, store=store, job=job, since=since)
+        return run_status(run_id, out=out, store=None, job=job, since=since, trouble=error.message)
+    return run_status(run_id, out=out, store=store, job=job, since=since)
 
 
-def _plain(one: Standing) -> dict[str, Any]:
+def _plain(one: RunStatus) -> dict[str, Any]:
     return {**asdict(one), "is_over": one.is_over, "exit_code": one.exit_code if one.is_over else None}

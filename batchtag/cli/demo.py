@@ -26,7 +26,7 @@ def demo(
     """Draw shelves, find and count the products on them, verify, and compare with the truth."""
     from rich.console import Console
 
-    from batchtag.demo import run_demo
+    from batchtag.demo.run import run_demo
 
     chosen = secrets.randbelow(1_000_000) + 3 if seed is None else seed
     run_demo(folder, num_images=images, seed=chosen, console=Console(stderr=True), answer=Console())
@@ -39,7 +39,7 @@ def scenes(
     crops: Annotated[bool, typer.Option("--crops", help="Cut every product out too, into a folder a brand.")] = False,
 ) -> None:
     """Draw pictures of shelves with the truth beside them (COCO), to train and to measure on."""
-    from batchtag.scenes import write_crops, write_scenes
+    from batchtag.demo.scenes import write_crops, write_scenes
 
     write_scenes(folder, num_images=images, seed=seed)
     if crops:

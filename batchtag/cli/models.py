@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from batchtag.models.catalog import CatalogEntry
+    from batchtag.models.torchvision.catalog import CatalogEntry
 
 _WIDTH = 100
 _TITLE = {"detect": "Detectors (% is box mAP on COCO-val2017)", "classify": "Classifiers (% is top-1 on ImageNet-1K)"}
@@ -40,7 +40,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
     """List every detector and classifier with its published mAP or top-1 and its size, the best first."""
-    from batchtag.models.catalog import catalog
+    from batchtag.models.torchvision.catalog import catalog
 
     entries = catalog(
         task=task.value if task else None,

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from batchtag.errors import printable
+from batchtag.console import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchtag.verify import VerifyReport
+    from batchtag.analysis.verify import VerifyReport
 
 ROWS_ON_SCREEN = 100
 _PIPE_WIDTH = 10_000
@@ -45,8 +45,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Prove that every image of the index has exactly one outcome, and that the tables agree. Exits 0 or 1."""
-    from batchtag.verify import MAX_EXAMPLES
-    from batchtag.verify import verify as verified
+    from batchtag.analysis.verify import MAX_EXAMPLES
+    from batchtag.analysis.verify import verify as verified
 
     report = verified(out, is_live=is_live, max_examples=None if every else MAX_EXAMPLES)
     if as_json:
@@ -75,8 +75,8 @@ def query(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
 ) -> None:
     """Ask the tables of an OUT with SQL. The screen shows the first 100 rows; --json and --csv give all."""
+    from batchtag.analysis.query import open_query
     from batchtag.errors import UsageError
-    from batchtag.query import open_query
 
     if as_json and as_csv:
         raise UsageError("--json and --csv are two ways to print one answer; choose one")

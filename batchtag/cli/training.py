@@ -27,8 +27,8 @@ def train(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray says, too.")] = False,
 ) -> None:
     """Train a detector or a classifier on labelled pictures; run it again to go on where it stopped."""
-    from batchtag.jobfile import parse, read_job_file, set_value
-    from batchtag.training.spec import TrainSpec, with_absolute_uris
+    from batchtag.config.loader import parse, read_job_file, set_value
+    from batchtag.config.training import TrainSpec, with_absolute_uris
 
     content = read_job_file(job)
     set_value(content, ["output", "uri"], out)
@@ -38,7 +38,7 @@ def train(
 
     from rich.console import Console
 
-    from batchtag.train import train_job
+    from batchtag.training.driver import train_job
 
     report, _ = train_job(spec, console=Console(stderr=True), quiet=quiet, verbose=verbose)
     if as_json:

@@ -13,8 +13,8 @@ import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from batchtag.cluster.auth import find_token
 from batchtag.errors import UsageError
-from batchtag.tokens import find_token
 
 DASHBOARD_PORT = 8265
 

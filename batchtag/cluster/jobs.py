@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from batchtag.cluster.address import Cluster, cluster_at, is_this_machine
+from batchtag.cluster.auth import auth_mode
+from batchtag.cluster.machines import Machine
 from batchtag.cluster.submission import JOB_FILE, Submission
 from batchtag.errors import BatchtagError, RunFailed, UsageError
-from batchtag.placement import Machine
-from batchtag.tokens import auth_mode
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

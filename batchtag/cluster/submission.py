@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from batchtag import __version__
+from batchtag.config.job import JobSpec
 from batchtag.errors import UsageError
-from batchtag.spec import JobSpec
 from batchtag.storage import scheme_of
 from batchtag.storage.secrets import scrub, secret_strings
 
@@ -54,7 +54,7 @@ class Submission:
     @property
     def entrypoint(self) -> str:
         """The shell command that Ray runs on the head, in the folder with the job's file."""
-        words = ["python", "-m", "batchtag.cluster.driver", "--retries", str(self.retries), "--run-id", self.run_id]
+        words = ["python", "-m", "batchtag.cluster.entrypoint", "--retries", str(self.retries), "--run-id", self.run_id]
         return shlex.join([*words, *(["--expect", self.expects] if self.expects else []), JOB_FILE])
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from batchtag.datasets.guess import guess_dataset
-from batchtag.datasets.labelled import Dataset, Found, Problem, Task, as_dataset
-from batchtag.datasets.spec import CocoData, DatasetSpec, FolderData, TableData, VocData, YoloData
+from batchtag.config.dataset import CocoData, DatasetSpec, FolderData, TableData, VocData, YoloData
+from batchtag.datasets.base import Dataset, Found, Problem, Task, as_dataset
+from batchtag.datasets.detect_format import guess_dataset
 
 __all__ = ["Dataset", "Problem", "Task", "guess_dataset", "open_dataset"]
 
@@ -41,11 +41,11 @@ def _read(spec: DatasetSpec) -> Found:
 
             return read_yolo(spec)
         case FolderData():
-            from batchtag.datasets.folders import read_folders
+            from batchtag.datasets.image_folder import read_folders
 
             return read_folders(spec)
         case TableData():
-            from batchtag.datasets.table import read_table
+            from batchtag.datasets.tabular import read_table
 
             return read_table(spec)
         case _:

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from batchtag.datasets.labelled import Dataset, Problem
-from batchtag.records import LabelledImage
+from batchtag.datasets.base import Dataset, LabelledImage, Problem
 
 
 def with_empty_classes(train: Dataset) -> Dataset:

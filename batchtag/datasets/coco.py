@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from batchtag.datasets.labelled import Annotated, Box, Found, Problem, area_of, finite
-from batchtag.datasets.pictures import folder_of, read_file, text_of, within
-from batchtag.datasets.spec import CocoData
+from batchtag.config.dataset import CocoData
+from batchtag.datasets.base import Annotated, Box, Found, Problem, area_of, finite
+from batchtag.datasets.files import folder_of, read_file, text_of, within
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri
 

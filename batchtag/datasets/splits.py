@@ -10,9 +10,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from batchtag.datasets.labelled import Dataset, Problem
-from batchtag.datasets.spec import Holdout, OnProblem
-from batchtag.records import LabelledImage
+from batchtag.config.dataset import Holdout, OnProblem
+from batchtag.datasets.base import Dataset, LabelledImage, Problem
 
 
 def without_repeats(dataset: Dataset, *, on_problem: OnProblem) -> Dataset:

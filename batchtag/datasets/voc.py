@@ -16,15 +16,9 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from batchtag.datasets.labelled import Annotated, Box, Found, Problem, finite
-from batchtag.datasets.pictures import (
-    is_picture,
-    lines_of,
-    names_under,
-    read_files,
-    stem_of,
-)
-from batchtag.datasets.spec import VocData
+from batchtag.config.dataset import VocData
+from batchtag.datasets.base import Annotated, Box, Found, Problem, finite
+from batchtag.datasets.files import is_picture, lines_of, names_under, read_files, stem_of
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri, join_uri
 

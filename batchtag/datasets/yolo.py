@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from batchtag.datasets.labelled import Annotated, Box, Found, Problem, finite
-from batchtag.datasets.pictures import (
+from batchtag.config.dataset import YoloData
+from batchtag.datasets.base import Annotated, Box, Found, Problem, finite
+from batchtag.datasets.files import (
     as_folder,
     is_picture,
     lines_of,
@@ -23,7 +24,6 @@ from batchtag.datasets.pictures import (
     read_files,
     text_of,
 )
-from batchtag.datasets.spec import YoloData
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri, join_uri
 

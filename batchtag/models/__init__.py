@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from batchtag.models.runtime import Runtime
-from batchtag.records import ModelCard, Prediction
+from batchtag.models.acceleration.runtime import Runtime
+from batchtag.types import ModelInfo, Prediction
 
 if TYPE_CHECKING:
-    from batchtag.models.spec import ModelSpec
+    from batchtag.config.model import ModelSpec
 
 __all__ = ["Model", "Runtime", "describe", "load", "prepare"]
 ON_CPU = Runtime()
@@ -35,28 +35,28 @@ class Model(Protocol):
     6. One image that cannot be handled raises; the caller isolates it.
     """
 
-    card: ModelCard
+    card: ModelInfo
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]: ...
 
 
-def prepare(spec: ModelSpec) -> ModelCard:
+def prepare(spec: ModelSpec) -> ModelInfo:
     """The card of a model, after its weights were fetched to this machine and checked. Runs on the driver.
 
     Raises ModelError when it cannot be had (weights that cannot be fetched, a digest that does not match), and
     UsageError when there is no such builder, with the nearest names, or the spec asks for what the model is not.
     """
-    from batchtag.models.spec import CheckpointSpec, ConstantSpec, TorchvisionSpec
+    from batchtag.config.model import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
     match spec:
         case TorchvisionSpec():
-            from batchtag.models import torchvision
+            from batchtag.models.torchvision import model as torchvision_model
 
-            return torchvision.prepare(spec)
+            return torchvision_model.prepare(spec)
         case CheckpointSpec():
-            from batchtag.models import checkpointfile
+            from batchtag.models.checkpoint import model_file
 
-            return checkpointfile.prepare(spec)
+            return model_file.prepare(spec)
         case ConstantSpec():
             from batchtag.models import constant
 
@@ -65,22 +65,22 @@ def prepare(spec: ModelSpec) -> ModelCard:
             assert_never(spec)
 
 
-def describe(spec: ModelSpec) -> ModelCard:
+def describe(spec: ModelSpec) -> ModelInfo:
     """The card that `prepare` gives, with no weights fetched or checked.
 
     Raises UsageError as that does, and ModelError for a checkpoint whose model.json cannot be read.
     """
-    from batchtag.models.spec import CheckpointSpec, ConstantSpec, TorchvisionSpec
+    from batchtag.config.model import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
     match spec:
         case TorchvisionSpec():
-            from batchtag.models import torchvision
+            from batchtag.models.torchvision import model as torchvision_model
 
-            return torchvision.describe(spec)
+            return torchvision_model.describe(spec)
         case CheckpointSpec():
-            from batchtag.models import checkpointfile
+            from batchtag.models.checkpoint import model_file
 
-            return checkpointfile.describe(spec)
+            return model_file.describe(spec)
         case ConstantSpec():
             return prepare(spec)
         case _:
@@ -89,21 +89,21 @@ def describe(spec: ModelSpec) -> ModelCard:
 
 def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:
     """The model, ready to look. Runs in the worker; fetches the weights if this node lacks them."""
-    from batchtag.models.spec import CheckpointSpec, ConstantSpec, TorchvisionSpec
+    from batchtag.config.model import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
     if not isinstance(spec, ConstantSpec):
-        from batchtag.models.torchvision_library import import_torchvision
+        from batchtag.models.torchvision.import_without_dynamo import import_torchvision
 
         import_torchvision()
     match spec:
         case TorchvisionSpec():
-            from batchtag.models import torchvision
+            from batchtag.models.torchvision import model as torchvision_model
 
-            return torchvision.load(spec, runtime=runtime)
+            return torchvision_model.load(spec, runtime=runtime)
         case CheckpointSpec():
-            from batchtag.models import checkpoint
+            from batchtag.models.checkpoint import model as checkpoint_model
 
-            return checkpoint.load(spec, runtime=runtime)
+            return checkpoint_model.load(spec, runtime=runtime)
         case ConstantSpec():
             from batchtag.models import constant
 

@@ -9,98 +9,23 @@ way as there are threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
-from batchtag.models.folding import fold_batch_norms
-from batchtag.models.openvino import compile_part
-from batchtag.models.pixels import Uploads, to_device
-from batchtag.models.precision import check_for_overflow, number_type, reduce_classifier
-from batchtag.models.runtime import Lanes, Runtime
-from batchtag.records import InputNeed, ModelCard, Prediction
+from batchtag.models.acceleration.bn_folding import fold_batch_norms
+from batchtag.models.acceleration.half_precision import check_for_overflow, number_type, reduce_classifier
+from batchtag.models.acceleration.openvino import compile_part
+from batchtag.models.acceleration.runtime import Lanes, Runtime
+from batchtag.models.acceleration.transfer import Uploads, to_device
+from batchtag.models.preprocessing import Preprocessing
+from batchtag.types import ModelInfo, Prediction
 
 _CPU_BATCH = 4
 """One core of an EPYC, OpenVINO, mobilenet_v3_large: 6.7 ms an image alone, 5.5 in fours, 6.5 in sixteens; resnet50
 takes 79 ms in all of them."""
-_LONGEST = 64
-"""The preset resizes by the shorter side: a picture of 1 x 4000 would become 232 x 928,000 before its centre is cut out
-of that. Beyond this ratio the ends are cut off first, which moves what the network sees by half a pixel at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How pixels become a network's input: shorter side to `resize_size`, centre square of `crop_size`, mean and std.
-
-    `interpolation` is a value of torchvision's InterpolationMode: "bilinear", "bicubic"...
-    """
-
-    resize_size: int
-    crop_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bilinear"
-    antialias: bool = True
-
-    @classmethod
-    def of_preset(cls, preset: Any) -> Preprocessing:
-        """The same as `weights.transforms()` of a classification builder."""
-        return cls(
-            resize_size=preset.resize_size[0],
-            crop_size=preset.crop_size[0],
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
-            interpolation=preset.interpolation.value,
-            antialias=bool(preset.antialias),
-        )
-
-    @property
-    def need(self) -> InputNeed:
-        return InputNeed(mode="cover", shorter_px=self.resize_size)
-
-    def facts(self) -> dict[str, Any]:
-        """As plain data, for the digest and for model.json."""
-        return asdict(self)
-
-    def centre(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 of any size to (3, crop_size, crop_size) uint8."""
-        return self._centre(image[None])[0]
-
-    def centres(self, images: Sequence[Tensor]) -> Tensor:
-        """The same of many, as (N, 3, crop_size, crop_size): those of one shape in one step, for devices that wait."""
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for i, image in enumerate(images):
-            by_shape.setdefault(tuple(image.shape), []).append(i)
-        cut = torch.cat([self._centre(torch.stack([images[i] for i in some])) for some in by_shape.values()])
-        order = torch.tensor([i for some in by_shape.values() for i in some]).argsort()
-        return cut[order.to(cut.device)]
-
-    def _centre(self, images: Tensor) -> Tensor:
-        resized = F.resize(
-            _without_far_ends(images),
-            [self.resize_size],
-            interpolation=InterpolationMode(self.interpolation),
-            antialias=self.antialias,
-        )
-        cut: Tensor = F.center_crop(resized, [self.crop_size])
-        return cut
-
-    def noise(self, num_images: int) -> Tensor:
-        """(N, 3, crop_size, crop_size) uint8 to try a network with; the process's random numbers are left alone."""
-        generator = torch.Generator().manual_seed(num_images)
-        shape = (num_images, 3, self.crop_size, self.crop_size)
-        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-
-    def normalised(self, batch: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 to float32."""
-        normal: Tensor = F.normalize(batch.float().div(255), mean=list(self.mean), std=list(self.std))
-        return normal
 
 
 class _FromPixels(nn.Module):
@@ -123,7 +48,7 @@ class Classifier:
         self,
         network: nn.Module,
         *,
-        card: ModelCard,
+        card: ModelInfo,
         preprocessing: Preprocessing,
         score_floor: float,
         max_tags: int,
@@ -184,13 +109,3 @@ class Classifier:
     def _prediction(self, scores: NDArray[np.float32], label_ids: NDArray[np.int32]) -> Prediction:
         kept = (scores >= self._score_floor) & (scores >= 0)
         return Prediction(scores=scores[kept], label_ids=label_ids[kept])
-
-
-def _without_far_ends(images: Tensor) -> Tensor:
-    """The middle of very elongated pictures, a view; the length removed is even, so the centre stays where it was."""
-    height, width = images.shape[-2:]
-    excess = max(height, width) - _LONGEST * min(height, width)
-    if excess <= 1:
-        return images
-    cut = excess // 2
-    return images[..., cut : height - cut, :] if height > width else images[..., cut : width - cut]

@@ -13,14 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from batchtag.models.cards import make_card
-from batchtag.models.spec import ConstantSpec, Task
-from batchtag.records import InputNeed, ModelCard, Prediction
+from batchtag.config.model import ConstantSpec
+from batchtag.models.info import make_card
+from batchtag.tasks import Task
+from batchtag.types import InputResolution, ModelInfo, Prediction
 
-_NEED = InputNeed(mode="cover", shorter_px=1)
+_NEED = InputResolution(mode="cover", shorter_px=1)
 
 
-def prepare(spec: ConstantSpec) -> ModelCard:
+def prepare(spec: ConstantSpec) -> ModelInfo:
     """The card; nothing is fetched."""
     task = _task(spec)
     labels = ("", spec.tag) if task == "detect" else (spec.tag,)

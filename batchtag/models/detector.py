@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from batchtag.models.folding import fold_batch_norms, has_batch_norms
-from batchtag.models.openvino import compile_detector
-from batchtag.models.parts import replace_parts, settle_scales
-from batchtag.models.pixels import Uploads, to_device
-from batchtag.models.precision import check_for_overflow, number_type, reduce_detector
-from batchtag.models.rcnn import RcnnInBatches, goes_in_batches
-from batchtag.models.runtime import Lanes, Runtime
-from batchtag.records import ModelCard, Prediction
+from batchtag.models.acceleration.batched_rcnn import RcnnInBatches, goes_in_batches
+from batchtag.models.acceleration.bn_folding import fold_batch_norms, has_batch_norms
+from batchtag.models.acceleration.half_precision import check_for_overflow, number_type, reduce_detector
+from batchtag.models.acceleration.openvino import compile_detector
+from batchtag.models.acceleration.runtime import Lanes, Runtime
+from batchtag.models.acceleration.submodules import replace_parts, settle_scales
+from batchtag.models.acceleration.transfer import Uploads, to_device
+from batchtag.types import ModelInfo, Prediction
 
 _HEADS_WITHOUT_BOXES = (
     *("mask_roi_pool", "mask_head", "mask_predictor"),
@@ -36,7 +36,7 @@ _HEADS_WITHOUT_BOXES = (
 class Detector:
     """Runs in the worker. The network becomes this detector's own: parts of it may be replaced."""
 
-    def __init__(self, network: nn.Module, *, card: ModelCard, runtime: Runtime) -> None:
+    def __init__(self, network: nn.Module, *, card: ModelInfo, runtime: Runtime) -> None:
         self.card = card
         alone = runtime.has_lanes or runtime.engine == "openvino"
         self.batch_size = 1 if alone else runtime.batch_size or (16 if runtime.on_gpu else 4)

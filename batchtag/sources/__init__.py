@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, assert_never
 
-from batchtag.records import ListedImage
-from batchtag.sources.spec import ManifestSource, PrefixSource, ShardsSource, SourceSpec
+from batchtag.config.source import ManifestSource, PrefixSource, ShardsSource, SourceSpec
+from batchtag.storage.base import ObjectInfo
 
 __all__ = ["Source", "open_source"]
 
@@ -22,7 +22,7 @@ class Source(Protocol):
        a source in which nothing is found gives no page.
     """
 
-    def pages(self) -> Iterator[list[ListedImage]]: ...
+    def pages(self) -> Iterator[list[ObjectInfo]]: ...
 
 
 def open_source(spec: SourceSpec) -> Source:
@@ -37,7 +37,7 @@ def open_source(spec: SourceSpec) -> Source:
 
             return ManifestListing(spec)
         case ShardsSource():
-            from batchtag.sources.shards import ShardListing
+            from batchtag.sources.webdataset import ShardListing
 
             return ShardListing(spec)
         case _:

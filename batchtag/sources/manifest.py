@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchtag.records import ListedImage
+from batchtag.config.source import ManifestSource
 from batchtag.sources.credentials import carries_credentials, check_without_credentials, credentials_error
-from batchtag.sources.folders import PAGE_IMAGES, named_object
-from batchtag.sources.lines import Line, manifest_lines
-from batchtag.sources.spec import ManifestSource
+from batchtag.sources.listing import PAGE_IMAGES, named_object
+from batchtag.sources.manifest_reader import Line, manifest_lines
 from batchtag.storage import Store, absolute_uri, join_uri, open_store, scheme_of
+from batchtag.storage.base import ObjectInfo
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,7 +40,7 @@ class ManifestListing:
         self._spec = spec
         self.num_repeated = 0
 
-    def pages(self) -> Iterator[list[ListedImage]]:
+    def pages(self) -> Iterator[list[ObjectInfo]]:
         """See `Source`. Raises UsageError for a column that is not there, a line that cannot be read, a secret."""
         import duckdb
 
@@ -52,7 +52,7 @@ class ManifestListing:
                 which, order = ("semi join firsts using (line)", "order by line") if self.num_repeated else ("", "")
                 result = database.execute(f"select uri, etag, size_bytes from lines {which} {order}")
                 while page := result.fetchmany(PAGE_IMAGES):
-                    yield [ListedImage(uri=uri, etag=etag, size_bytes=size) for uri, etag, size in page]
+                    yield [ObjectInfo(uri=uri, etag=etag, size_bytes=size) for uri, etag, size in page]
 
     def _load(self, database: duckdb.DuckDBPyConnection) -> None:
         database.execute("create table lines (line bigint, uri varchar, etag varchar, size_bytes bigint)")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from batchtag.config.source import PrefixSource
 from batchtag.errors import Code, StorageError
-from batchtag.records import ListedImage
 from batchtag.sources.credentials import check_without_credentials
-from batchtag.sources.folders import as_folder, check_apart, named_object, objects_under, paged
-from batchtag.sources.names import name_filter
-from batchtag.sources.spec import PrefixSource
+from batchtag.sources.globs import name_filter
+from batchtag.sources.listing import as_folder, check_apart, named_object, objects_under, paged
 from batchtag.storage import open_store
+from batchtag.storage.base import ObjectInfo
 
 
 class PrefixListing:
@@ -30,14 +30,14 @@ class PrefixListing:
         self._is_wanted = name_filter(include=spec.include, exclude=spec.exclude)
         self._is_wanted_by_name = name_filter(include=spec.include, exclude=spec.exclude, by_extension=False)
 
-    def pages(self) -> Iterator[list[ListedImage]]:
+    def pages(self) -> Iterator[list[ObjectInfo]]:
         """See `Source`. All prefixes are begun before the first is finished: a listing may take an hour, a typo not."""
         streams = [self._images_of(uri) for uri in self._spec.uris]
         heads = [list(itertools.islice(stream, 1)) for stream in streams]
         images = (itertools.chain(head, stream) for head, stream in zip(heads, streams, strict=True))
         yield from paged(itertools.chain.from_iterable(images))
 
-    def _images_of(self, uri: str) -> Iterator[ListedImage]:
+    def _images_of(self, uri: str) -> Iterator[ObjectInfo]:
         """A file that is named itself is wanted whatever its extension, unless a folder has the same name."""
         store = open_store(uri, self._spec.storage_options)
         alone = named_object(uri, store=store)

@@ -19,11 +19,10 @@ from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
 from batchtag.errors import Code, StorageError
-from batchtag.records import Blob, ListedImage
-from batchtag.storage import ABSENT
-from batchtag.storage.trouble import changed, cut_short, too_large
-from batchtag.storage.uris import absolute_uri
-from batchtag.storage.walking import FolderPage, walk_folders
+from batchtag.storage.base import ABSENT, Blob, ObjectInfo
+from batchtag.storage.errors import changed, cut_short, too_large
+from batchtag.storage.parallel_listing import FolderPage, walk_folders
+from batchtag.storage.uri import absolute_uri
 
 PAGE_FILES = 1000
 _LANES = 8
@@ -60,7 +59,7 @@ class LocalStore:
             _check_unchanged(uri, found, fd, len(data) == size_bytes)
         return Blob(data=data, etag=_etag(found), last_modified=_modified(found))
 
-    def stat(self, uri: str) -> ListedImage:
+    def stat(self, uri: str) -> ObjectInfo:
         with _explained(uri):
             found = os.stat(_path(uri))
         if not stat.S_ISREG(found.st_mode):
@@ -90,12 +89,12 @@ class LocalStore:
         with _explained(uri):
             return cast(BinaryIO, open(_path(uri), "rb"))
 
-    def list_folder(self, uri: str) -> Iterator[list[ListedImage]]:
+    def list_folder(self, uri: str) -> Iterator[list[ObjectInfo]]:
         for page in _pages_of((_folder_of(uri), ())):
             if page.objects:
                 yield page.objects
 
-    def walk(self, uri: str) -> Iterator[list[ListedImage]]:
+    def walk(self, uri: str) -> Iterator[list[ObjectInfo]]:
         root: _Folder = (_folder_of(uri), ())
         return walk_folders(root, pages_of=_pages_of, lanes=_LANES)
 
@@ -174,8 +173,8 @@ def _kind(found: os.stat_result) -> str:
     return "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
 
 
-def _listed(uri: str, found: os.stat_result) -> ListedImage:
-    return ListedImage(uri=uri, etag=_etag(found), size_bytes=found.st_size, last_modified=_modified(found))
+def _listed(uri: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(uri=uri, etag=_etag(found), size_bytes=found.st_size, last_modified=_modified(found))
 
 
 @contextlib.contextmanager
@@ -271,19 +270,19 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _found(path: bytes) -> ListedImage | None:
+def _found(path: bytes) -> ObjectInfo | None:
     """What a listing says of one name; None for what is no file (a pipe, a socket, a device)."""
     uri = _printable(path)
     try:
         found = os.stat(path)
     except OSError as error:
         trouble = _trouble(uri, error)
-        return ListedImage(uri=uri, problem=f"{trouble.code}: {trouble.message}")
+        return ObjectInfo(uri=uri, problem=f"{trouble.code}: {trouble.message}")
     if not stat.S_ISREG(found.st_mode):
         return None
     if uri.encode() != path:
         problem = f"{Code.BAD_NAME}: the name is not UTF-8 (here with its bytes escaped); rename the file"
-        return ListedImage(uri=uri, size_bytes=found.st_size, problem=problem)
+        return ObjectInfo(uri=uri, size_bytes=found.st_size, problem=problem)
     return _listed(uri, found)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from batchtag.models.spec import Task
-from batchtag.training.spec import AugmentSpec
+from batchtag.config.training import AugmentSpec
+from batchtag.tasks import Task
 
 _LEAST_BOX_PX = 2.0
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 
+from batchtag.config.training import TrainSpec
 from batchtag.errors import UsageError
-from batchtag.models import prepare, published
-from batchtag.models.spec import Task
-from batchtag.models.trainable import Trainable, make_trainable
-from batchtag.records import InputNeed
+from batchtag.models import prepare
+from batchtag.models.torchvision import zoo
+from batchtag.tasks import Task
 from batchtag.training.plan import TrainPlan
-from batchtag.training.spec import TrainSpec
 from batchtag.training.start import start_of
+from batchtag.training.trainable import Trainable, make_trainable
+from batchtag.types import InputResolution
 
 _ONLY = {"detect": ("min_size", "max_size"), "classify": ("resize_size", "crop_size")}
 _NOUN = {"detect": "a detector", "classify": "a classifier"}
@@ -28,7 +29,7 @@ def check_network(spec: TrainSpec) -> Task:
     builder that is not there and settings that are not its own, ModelError for arguments it does not take and weights
     that cannot be had.
     """
-    task = published.task_of(spec.network.architecture)
+    task = zoo.task_of(spec.network.architecture)
     device = "cpu" if spec.network.architecture.startswith(_NEEDS_REAL_TENSORS) else "meta"
     with torch.device(device):
         make_trainable(
@@ -77,11 +78,13 @@ def preprocessing_asked(spec: TrainSpec, *, task: Task) -> dict[str, Any]:
     return sizes | {"mean": said.mean, "std": said.std}
 
 
-def training_need(made: Trainable, spec: TrainSpec) -> InputNeed:
+def training_need(made: Trainable, spec: TrainSpec) -> InputResolution:
     """How many pixels training wants: more than the model, by as much as it enlarges."""
     need = made.need
     if made.task == "classify":
         more = 1 / spec.augment.least_area**0.5
-        return InputNeed(mode="cover", shorter_px=round(made.preprocessing["crop_size"] * more))
+        return InputResolution(mode="cover", shorter_px=round(made.preprocessing["crop_size"] * more))
     more = spec.augment.scale[1] * (2.0 if spec.augment.crop else 1.0)
-    return InputNeed(mode=need.mode, shorter_px=round(need.shorter_px * more), longer_px=round(need.longer_px * more))
+    return InputResolution(
+        mode=need.mode, shorter_px=round(need.shorter_px * more), longer_px=round(need.longer_px * more)
+    )

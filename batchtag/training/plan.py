@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchtag.datasets.check import CheckedData
+from batchtag.config.training import TrainSpec
+from batchtag.datasets.base import LabelledImage
+from batchtag.datasets.validate import CheckedData
 from batchtag.errors import UsageError
-from batchtag.models.spec import Task
-from batchtag.records import LabelledImage
-from batchtag.training.spec import TrainSpec
+from batchtag.tasks import Task
 
 _MOST_LOADERS = 8
 _FIGURES = {"detect": ("AP", "AP50"), "classify": ("accuracy", "macro_f1")}

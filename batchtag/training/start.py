@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from batchtag.models.spec import CheckpointSpec, Task, TorchvisionSpec
+from batchtag.config.model import CheckpointSpec, TorchvisionSpec
+from batchtag.config.training import NetworkSpec
 from batchtag.storage import absolute_uri, scheme_of
-from batchtag.training.spec import NetworkSpec
+from batchtag.tasks import Task
 
 
 def start_of(spec: NetworkSpec, *, task: Task) -> TorchvisionSpec | CheckpointSpec | None:

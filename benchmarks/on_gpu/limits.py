@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from batchtag.decode import DecodeRules, decode
-from batchtag.models.folding import fold_batch_norms
-from batchtag.models.parts import replace_parts
-from batchtag.models.precision import reduce_classifier, reduce_detector
-from batchtag.models.rcnn import prepared
+from batchtag.decoding.decoder import DecodeRules, decode
+from batchtag.models.acceleration.batched_rcnn import prepared
+from batchtag.models.acceleration.bn_folding import fold_batch_norms
+from batchtag.models.acceleration.half_precision import reduce_classifier, reduce_detector
+from batchtag.models.acceleration.submodules import replace_parts
 from benchmarks.on_gpu.ways import Subject
 
 

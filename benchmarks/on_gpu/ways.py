@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.models import get_model_weights
 
-from batchtag.models import architectures
-from batchtag.models.classifier import Classifier, Preprocessing
+from batchtag.models.acceleration.runtime import Precision, Runtime
+from batchtag.models.classifier import Classifier
 from batchtag.models.detector import Detector, batches_of_one_shape, padded_shape
-from batchtag.models.published import task_of
-from batchtag.models.runtime import Precision, Runtime
-from batchtag.records import InputNeed, ModelCard
+from batchtag.models.preprocessing import Preprocessing
+from batchtag.models.torchvision import architectures
+from batchtag.models.torchvision.zoo import task_of
+from batchtag.types import InputResolution, ModelInfo
 from benchmarks.speed import seeded
 
 Pixels = NDArray[np.uint8]
@@ -81,8 +82,8 @@ def ours(one: Subject, *, device: str, precision: Precision) -> Any:
     """A Detector or Classifier, as a worker has it."""
     is_detector = one.preprocessing is None
     labels = tuple(f"label {i}" if i or not is_detector else "" for i in range(one.num_labels))
-    need = InputNeed(mode="cover", shorter_px=1)
-    card = ModelCard(name=one.builder, kind="object" if is_detector else "class", digest="", labels=labels, need=need)
+    need = InputResolution(mode="cover", shorter_px=1)
+    card = ModelInfo(name=one.builder, kind="object" if is_detector else "class", digest="", labels=labels, need=need)
     runtime = Runtime(device=device, precision=precision)
     network = copy.deepcopy(one.network).to("cpu")
     if one.preprocessing is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from batchtag.processes import available_cores
+from batchtag.system import available_cores
 from benchmarks.speed import daft_home, pictures, report, weights
 from benchmarks.speed.contenders import PEERS
 from benchmarks.speed.rounds import NO_TIME, Ground, Row, completed, measured, missed, tuned

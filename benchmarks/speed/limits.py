@@ -23,12 +23,12 @@ from pyarrow.fs import S3FileSystem
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from batchtag.decode import DecodeRules, decode
+from batchtag.config.model import CheckpointSpec
+from batchtag.decoding.decoder import DecodeRules, decode
 from batchtag.models import Runtime, load, prepare
+from batchtag.models.acceleration.runtime import engine_on
 from batchtag.models.classifier import Classifier
-from batchtag.models.runtime import engine_on
-from batchtag.models.spec import CheckpointSpec
-from batchtag.processes import available_cores
+from batchtag.system import available_cores
 from benchmarks.speed.looking import described, network_of, prepared
 from benchmarks.speed.peers.task import Task, given
 

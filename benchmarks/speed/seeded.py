@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.transforms.functional import pil_to_tensor
 
-from batchtag.models import architectures
-from batchtag.models.classifier import Preprocessing
+from batchtag.models.preprocessing import Preprocessing
+from batchtag.models.torchvision import architectures
 
 _SETTLING = 8
 _SHOWN = 96

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-from batchtag.models.checkpoint import save_checkpoint
-from batchtag.models.checkpointfile import MODEL
-from batchtag.models.published import task_of
+from batchtag.models.checkpoint.model import save_checkpoint
+from batchtag.models.checkpoint.model_file import MODEL
+from batchtag.models.torchvision.zoo import task_of
 from benchmarks.speed.seeded import classifier, detector
 
 

@@ -19,12 +19,12 @@ from batchtag.cluster import jobs as ray_jobs
 from batchtag.cluster.address import Cluster, cluster_at
 from batchtag.cluster.jobs import Jobs, RayJob
 from batchtag.cluster.submission import Submission, make_submission
-from batchtag.cluster.watching import standing
+from batchtag.config.job import make_spec
 from batchtag.errors import BatchtagError, RunFailed, UsageError
-from batchtag.spec import make_spec
+from batchtag.runs.status import run_status
 from batchtag.storage.local import LocalStore
 from benchmarks.heads import Head, ray_head
-from tests.line.test_line import draw
+from tests.integration.test_line import draw
 
 from .tls import certificate, tls_proxy
 
@@ -213,7 +213,7 @@ def test_a_requirement_that_cannot_be_had_is_told(tmp_path: Path) -> None:
         jobs = Jobs(cluster_at(head.address))
         run, _ = jobs.submit(submission(tmp_path, pip=["/nowhere/absent-1.0-py3-none-any.whl"]))
         over = ended(jobs, run.run_id)
-        told = standing(run.run_id, out=str(tmp_path / "out"), store=LocalStore(), job=over)
+        told = run_status(run.run_id, out=str(tmp_path / "out"), store=LocalStore(), job=over)
     assert told.line() == (
         f"{run.run_id}: died: compute.pip could not be installed on the cluster: Could not install packages due to an "
         "OSError: [Errno 2] No such file or directory: '/nowhere/absent-1.0-py3-none-any.whl'"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from batchtag.cluster.submission import Submission, make_submission
+from batchtag.config.job import make_spec
 from batchtag.errors import UsageError
-from batchtag.spec import make_spec
 
 
 def job(**changes: Any) -> dict[str, Any]:

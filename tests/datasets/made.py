@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from batchtag.config.dataset import CocoData, DatasetSpec, Holdout, OnProblem, TableData, VocData, YoloData
 from batchtag.datasets import Dataset
-from batchtag.datasets.check import CheckedData, check_data, check_dataset
-from batchtag.datasets.spec import CocoData, DatasetSpec, Holdout, OnProblem, TableData, VocData, YoloData
-from batchtag.decode import DecodeRules
+from batchtag.datasets.validate import CheckedData, check_data, check_dataset
+from batchtag.decoding.decoder import DecodeRules
 from batchtag.storage import open_store
-from tests.images import jpeg
+from tests.support.images import jpeg
 
 Thing = tuple[str, float, float, float, float]
 """Class and sides in pixels."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batchtag.config.dataset import DatasetSpec
 from batchtag.datasets import guess_dataset, open_dataset
-from batchtag.datasets.spec import DatasetSpec
 from batchtag.errors import UsageError
 from tests.datasets.made import LENIENT, Place, Thing, checked, make_coco, make_table, make_voc, make_yolo
-from tests.s3server import S3Server
+from tests.support.s3server import S3Server
 
 THINGS: dict[str, list[Thing]] = {
     "a": [("RBC", 1, 2, 30, 40), ("WBC", 10, 0, 64, 48)],

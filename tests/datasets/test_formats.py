@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from batchtag.config.dataset import CocoData, FolderData, TableData, VocData, YoloData
 from batchtag.datasets import guess_dataset, open_dataset
-from batchtag.datasets.spec import CocoData, FolderData, TableData, VocData, YoloData
 from batchtag.errors import UsageError
-from tests.datasets.made import LENIENT, Place, checked, make_yolo, picture, voc_xml, write_classes, write_pictures
+from tests.datasets.made import (
+    LENIENT,
+    Place,
+    checked,
+    make_yolo,
+    picture,
+    voc_xml,
+    write_classes,
+    write_pictures,
+)
 
 
 @pytest.fixture

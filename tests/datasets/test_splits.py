@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from batchtag.config.dataset import Holdout
 from batchtag.datasets import Dataset, Task
-from batchtag.datasets.spec import Holdout
+from batchtag.datasets.base import LabelledImage
 from batchtag.datasets.splits import held_out
-from batchtag.records import LabelledImage
 
 
 def dataset(contents: Sequence[int], *, classes: int = 1, task: Task = "classify") -> Dataset:

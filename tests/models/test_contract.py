@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from torchvision import models as published
 
+from batchtag.config.model import CheckpointSpec, ConstantSpec, CropsOf, ModelSpec, TorchvisionSpec
 from batchtag.models import Model, Runtime, describe, load, prepare
-from batchtag.models.checkpoint import save_checkpoint
-from batchtag.models.spec import CheckpointSpec, ConstantSpec, CropsOf, ModelSpec, TorchvisionSpec
-from batchtag.records import Prediction
+from batchtag.models.checkpoint.model import save_checkpoint
+from batchtag.types import Prediction
 
 Pixels = NDArray[np.uint8]
 _RGB = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from batchtag.demo import model_folder
+from batchtag.config.model import CheckpointSpec, TorchvisionSpec
+from batchtag.demo.run import model_folder
+from batchtag.demo.scenes import write_scenes
 from batchtag.models import Runtime, load
-from batchtag.models.checkpoint import save_checkpoint
-from batchtag.models.pixels import Uploads, to_device
-from batchtag.models.spec import CheckpointSpec, TorchvisionSpec
-from batchtag.models.suppression import kept
-from batchtag.models.trainable import make_trainable
-from batchtag.scenes import write_scenes
-from tests.alike import assert_alike
+from batchtag.models.acceleration.batched_nms import kept
+from batchtag.models.acceleration.transfer import Uploads, to_device
+from batchtag.models.checkpoint.model import save_checkpoint
+from batchtag.training.trainable import make_trainable
+from tests.support.alike import assert_alike
 
 from .test_precision import found_again
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from batchtag.config.source import ManifestSource, PrefixSource, ShardsSource, SourceSpec
 from batchtag.errors import Code, StorageError
-from batchtag.records import ListedImage
 from batchtag.sources import open_source
-from batchtag.sources.spec import ManifestSource, PrefixSource, ShardsSource, SourceSpec
 from batchtag.storage import open_store
-from tests.s3server import S3Server
+from batchtag.storage.base import ObjectInfo
+from tests.support.s3server import S3Server
 
 KEYS = ["_x.jpg", ".x.jpg", "a b#1%2F+?&.jpg", "ünï/cödé.JPG", "2026/z.png"]
 Made = tuple[SourceSpec, list[str]]
@@ -57,7 +57,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str
     return f"{request.getfixturevalue('bucket')}/2026", dict(s3.storage_options)
 
 
-def listed(spec: SourceSpec) -> list[ListedImage]:
+def listed(spec: SourceSpec) -> list[ObjectInfo]:
     return [image for page in open_source(spec).pages() for image in page]
 
 

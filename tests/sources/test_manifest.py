@@ -14,16 +14,16 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
+from batchtag.config.source import ManifestSource
 from batchtag.errors import Code, StorageError, UsageError
-from batchtag.records import ListedImage
 from batchtag.sources import open_source
 from batchtag.sources.manifest import ManifestListing
-from batchtag.sources.spec import ManifestSource
+from batchtag.storage.base import ObjectInfo
 
 URIS = ["s3://b/z.jpg", "s3://b/a b#1%2F.jpg", "s3://b/ünï?x=1.jpg", "s3://b/ ", "gs://c/_x.jpg"]
 
 
-def listed(path: Path, **options: Any) -> list[ListedImage]:
+def listed(path: Path, **options: Any) -> list[ObjectInfo]:
     return [image for page in open_source(ManifestSource(uri=str(path), **options)).pages() for image in page]
 
 
@@ -52,7 +52,7 @@ def test_parquet_csv_and_jsonl_give_the_same(tmp_path: Path) -> None:
         listed(tmp_path / f"m.{kind}", etag_column="etag", size_column="size") for kind in ("parquet", "csv", "jsonl")
     ]
     expected = [
-        ListedImage(uri=uri, etag=etag, size_bytes=size)
+        ObjectInfo(uri=uri, etag=etag, size_bytes=size)
         for uri, etag, size in zip(URIS, ["e", "", "", "x", "y"], [1, 2, -1, 4, 5], strict=True)
     ]
     assert found == [expected] * 3

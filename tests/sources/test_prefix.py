@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from batchtag.config.source import PrefixSource
 from batchtag.errors import Code, StorageError, UsageError
-from batchtag.records import ListedImage
 from batchtag.sources import open_source
-from batchtag.sources.folders import PAGE_IMAGES
-from batchtag.sources.spec import PrefixSource
+from batchtag.sources.listing import PAGE_IMAGES
+from batchtag.storage.base import ObjectInfo
 
 
 def make_files(folder: Path, *names: str) -> None:
@@ -22,12 +22,12 @@ def make_files(folder: Path, *names: str) -> None:
         path.write_bytes(name.encode())
 
 
-def listed(*uris: Path | str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[ListedImage]:
+def listed(*uris: Path | str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[ObjectInfo]:
     spec = PrefixSource(uris=[str(uri) for uri in uris], include=list(include), exclude=list(exclude))
     return [image for page in open_source(spec).pages() for image in page]
 
 
-def names(folder: Path, images: list[ListedImage]) -> list[str]:
+def names(folder: Path, images: list[ObjectInfo]) -> list[str]:
     return [image.uri.removeprefix(f"{folder}/") for image in images]
 
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchtag.errors import Code, ConditionFailed, StorageError
-from batchtag.records import ListedImage
 from batchtag.storage import ABSENT, Store, join_uri, open_store
-from tests.s3server import S3Server
+from batchtag.storage.base import ObjectInfo
+from tests.support.s3server import S3Server
 
 
 @pytest.fixture(params=["local", "s3", "memory"])
@@ -38,7 +38,7 @@ def store(root: str, s3: S3Server) -> Store:
     return open_store(root, s3.storage_options if root.startswith("s3:") else None)
 
 
-def uris(pages: Iterable[list[ListedImage]]) -> list[str]:
+def uris(pages: Iterable[list[ObjectInfo]]) -> list[str]:
     return [one.uri for page in pages for one in page]
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from batchtag.errors import Code, ConditionFailed, StorageError
-from batchtag.records import ListedImage
 from batchtag.storage import ABSENT
+from batchtag.storage.base import ObjectInfo
 from batchtag.storage.local import LocalStore, is_debris
 
 STORE = LocalStore()
 
 
-def listing(folder: Path | str) -> list[ListedImage]:
+def listing(folder: Path | str) -> list[ObjectInfo]:
     return [one for page in STORE.walk(str(folder)) for one in page]
 
 

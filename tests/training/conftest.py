@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batchtag.datasets.check import CheckedData, read_data
-from batchtag.decode import DecodeRules
+from batchtag.config.training import TrainSpec, with_absolute_uris
+from batchtag.datasets.validate import CheckedData, read_data
+from batchtag.decoding.decoder import DecodeRules
+from batchtag.training.loop import Place, Worker
 from batchtag.training.plan import News, TrainPlan, plan_training
-from batchtag.training.spec import TrainSpec, with_absolute_uris
-from batchtag.training.worker import Place, Worker
 
 COLOURS = {"blue": (40, 60, 220), "red": (220, 40, 40)}
 SIDE = 96

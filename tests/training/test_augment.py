@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from batchtag.config.training import AugmentSpec
 from batchtag.training.augment import augmentation, changed
-from batchtag.training.spec import AugmentSpec
 
 STILL: dict[str, Any] = {"flip": 0, "colour": 0}
 

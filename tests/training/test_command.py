@@ -15,13 +15,13 @@ import psutil
 import pytest
 import yaml
 
-from batchtag.models.spec import CheckpointSpec
-from batchtag.processes import available_cores
+from batchtag.config.model import CheckpointSpec
+from batchtag.config.training import STATES, TrainSpec, with_absolute_uris
+from batchtag.system import available_cores
+from batchtag.training.loop import Place, Worker
 from batchtag.training.plan import plan_training
-from batchtag.training.spec import STATES, TrainSpec, with_absolute_uris
-from batchtag.training.worker import Place, Worker
-from tests.s3server import S3Server
-from tests.started import Start, Typed
+from tests.support.s3server import S3Server
+from tests.support.started import Start, Typed
 
 from .conftest import classification_job, data_of, detection_job, draw_classes
 

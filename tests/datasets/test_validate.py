@@ -1,0 +1,267 @@
+"""Labelled data checked against its pictures: what is dropped, what is fatal, and that each has its clear line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchtag.config.dataset import DataSpec, FolderData, Holdout, OnProblem, VocData
+from batchtag.datasets import Dataset, open_dataset
+from batchtag.datasets.validate import check_data, data_digest, problem_lines, read_data
+from batchtag.decoding.decoder import DecodeRules
+from batchtag.errors import UsageError
+from tests.datasets.made import (
+    LENIENT,
+    Place,
+    both_checked,
+    checked,
+    make_coco,
+    make_voc,
+    make_yolo,
+    picture,
+    voc_xml,
+    write_classes,
+)
+from tests.support.images import exif, oriented_jpeg
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(root=str(tmp_path))
+
+
+def kinds(dataset: Dataset) -> list[str]:
+    return [problem.kind for problem in dataset.problems]
+
+
+def test_a_box_without_area_costs_one_box_and_is_told(place: Place) -> None:
+    things = [("RBC", 1, 2, 3, 4), ("RBC", 9, 5, 9, 7), ("RBC", 9, 9, 5, 12)]
+    dataset = checked(open_dataset(make_voc(place, {"a": things})))
+    assert dataset.images[0].boxes_xyxy.tolist() == [[1, 2, 3, 4]]
+    assert [str(problem) for problem in dataset.problems] == [
+        f"{place.root}/images/a.jpg: box 2 ('RBC') has no area: x 9 to 9, y 5 to 7, in 64 x 48 pixels",
+        f"{place.root}/images/a.jpg: box 3 ('RBC') has no area: x 9 to 5, y 9 to 12, in 64 x 48 pixels",
+    ]
+
+
+def test_boxes_beyond_the_picture_are_cut_or_dropped(place: Place) -> None:
+    things = [("c", -5.0, 1.0, 8.0, 9.0), ("c", 70.0, 1.0, 80.0, 9.0), ("c", 60.0, 40.0, 65.0, 49.0)]
+    spec = make_coco(place, {"a": things})
+    dataset = checked(open_dataset(spec))
+    assert kinds(dataset) == ["over_edge", "outside"]  # the third reaches over by a pixel, as rounding does
+    assert dataset.images[0].boxes_xyxy.tolist() == [[0, 1, 8, 9], [60, 40, 64, 48]]
+    assert dataset.images[0].areas.tolist() == [64, 32]
+    assert len(checked(open_dataset(spec), OnProblem(over_edge="drop")).images[0].boxes_xyxy) == 1
+    with pytest.raises(UsageError, match=r"box 1 \('c'\) reaches over the edge of the picture: x -5 to 8"):
+        checked(open_dataset(spec), OnProblem(over_edge="fail"))
+
+
+def test_a_picture_whose_boxes_are_all_dropped_stays_as_a_background(place: Place) -> None:
+    dataset = checked(open_dataset(make_voc(place, {"a": [("c", 5, 5, 5, 5)], "b": [("c", 1, 1, 5, 5)]})))
+    assert [len(image.boxes_xyxy) for image in dataset.images] == [0, 1]
+
+
+def test_a_truncated_picture_costs_one_picture_and_is_told(place: Place) -> None:
+    spec = make_voc(place, {"a": [("c", 1, 1, 5, 5)], "b": []})
+    place.write("images/b.jpg", picture(1)[:-400])
+    dataset = checked(open_dataset(spec))
+    assert [image.uri for image in dataset.images] == [f"{place.root}/images/a.jpg"]
+    (problem,) = dataset.problems
+    assert problem.kind == "undecodable"
+    assert str(problem).startswith(f"{place.root}/images/b.jpg: truncated: a JPEG image of ")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_boxes_are_of_the_picture_as_it_is_displayed(place: Place, orientation: int) -> None:
+    shown = (64, 48) if orientation < 5 else (48, 64)
+    place.write("images/a.jpg", oriented_jpeg(orientation))
+    place.write("xml/a.xml", voc_xml([("c", 1, 1, 40, 47)], filename="a.jpg", size=shown))
+    dataset = checked(open_dataset(VocData(annotations=f"{place.root}/xml", images=f"{place.root}/images")))
+    assert (dataset.images[0].width, dataset.images[0].height) == shown
+    assert dataset.images[0].boxes_xyxy.tolist() == [[1, 1, 40, 47]]
+    assert dataset.problems == ()
+
+
+def test_yolo_fractions_are_of_the_picture_as_it_is_displayed(place: Place) -> None:
+    spec = make_yolo(place, {"a": [("c", 32, 0, 64, 24)]})
+    place.write("images/a.jpg", oriented_jpeg(6))
+    dataset = checked(open_dataset(spec))
+    assert dataset.images[0].boxes_xyxy.tolist() == [[24, 0, 48, 32]]
+    assert dataset.images[0].areas.tolist() == [24 * 32]
+    assert not dataset.boxes_are_fractions
+
+
+def test_boxes_of_a_turned_picture_as_it_is_stored_are_told(place: Place) -> None:
+    spec = make_voc(place, {"a": [("c", 1, 1, 60, 40)], "b": [("c", 1, 1, 9, 9)]})
+    place.write("images/a.jpg", picture(0, exif=exif(6)))
+    with pytest.raises(UsageError) as caught:
+        checked(open_dataset(spec))
+    assert caught.value.message.split("\n")[1:3] == [
+        "wrong_size (fail): 1",
+        f"  {place.root}/images/a.jpg: is displayed at 48 x 64 pixels, and its annotations say 64 x 48. It is stored "
+        "turned (EXIF orientation 6) and was labelled as stored; boxes are read in the displayed picture: turn its "
+        "pixels and remove the EXIF mark, as they were labelled",
+    ]
+    assert [image.uri[-5:] for image in checked(open_dataset(spec), LENIENT).images] == ["b.jpg"]
+    kept = checked(open_dataset(spec), OnProblem(wrong_size="keep"))
+    assert kept.images[0].boxes_xyxy.tolist() == [[1, 1, 48, 40]]
+
+
+def test_every_problem_is_told_at_once_each_with_its_line(place: Place) -> None:
+    spec = make_voc(place, {"a": [("RBC", 1, 1, 5, 5), ("Dog", 2, 2, 9, 9)], "b": [("RBC", 1, 1, 5, 5)], "c": []})
+    place.write("xml/b.xml", voc_xml([("RBC", 1, 1, 5, 5)], filename="a.jpg"))
+    (Path(place.root) / "images" / "c.jpg").unlink()
+    with pytest.raises(UsageError) as caught:
+        checked(open_dataset(spec, labels=["RBC"]))
+    root = place.root
+    assert caught.value.message.split("\n") == [
+        "the labelled data have 3 problems to decide about:",
+        "unknown_class (fail): 1",
+        f"  {root}/xml/a.xml: an object of class 'Dog'; the classes are 'RBC'",
+        "missing_picture (fail): 1",
+        f"  {root}/images/c.jpg: is labelled, and is not there",
+        "wrong_picture (fail): 1",
+        f"  {root}/xml/b.xml: names another picture, 'a.jpg', in <filename>; by its own name it is of "
+        f"{root}/images/b.jpg",
+        "Correct the data; or go on without what is wrong, with data.on_problem: "
+        "{unknown_class: drop, missing_picture: drop, wrong_picture: drop}",
+    ]
+    lenient = checked(open_dataset(spec, labels=["RBC"]), LENIENT)
+    assert [(image.uri[-5:], image.label_ids.tolist()) for image in lenient.images] == [("a.jpg", [0])]
+    assert sorted(kinds(lenient)) == ["missing_picture", "unknown_class", "wrong_picture"]
+
+
+def test_many_problems_of_one_kind_are_counted_and_the_first_shown(place: Place) -> None:
+    spec = make_voc(place, {f"{number:02}": [("c", 1, 1, 1, 1)] for number in range(12)})
+    dataset = checked(open_dataset(spec))
+    lines = problem_lines(dataset.problems, on_problem=OnProblem(), per_kind=3)
+    assert (lines[0], len(lines), lines[-1]) == ("zero_area (drop): 12", 5, "  and 9 more")
+
+
+def test_a_class_without_examples_is_fatal_or_leaves_the_labels(tmp_path: Path) -> None:
+    train = write_classes(tmp_path / "train", {"Kiwi": 2, "Mango": 2})
+    (train / "Lemon").mkdir()
+    val = write_classes(tmp_path / "val", {"Kiwi": 1, "Lemon": 1, "Mango": 1}, first=100)
+    spec = DataSpec(train=FolderData(uri=str(train)), val=FolderData(uri=str(val)))
+    with pytest.raises(UsageError, match=r"empty_class \(fail\): 1\n  .*/train/Lemon: the folder of the class 'Lemon'"):
+        read_data(spec, rules=DecodeRules(), threads=2)
+    lenient = spec.model_copy(update={"on_problem": OnProblem(empty_class="drop")})
+    data = read_data(lenient, rules=DecodeRules(), threads=2)
+    assert data.train.labels == data.val.labels == ("Kiwi", "Mango")
+    assert [image.label_ids.tolist() for image in data.train.images] == [[0], [0], [1], [1]]
+    assert [image.label_ids.tolist() for image in data.val.images] == [[0], [1]]
+    assert data.num_problems == {"empty_class": 1}
+    keeping = spec.model_copy(update={"on_problem": OnProblem(empty_class="keep")})
+    assert read_data(keeping, rules=DecodeRules(), threads=2).train.labels == ("Kiwi", "Lemon", "Mango")
+
+
+def test_a_detection_class_without_examples_is_told_after_all_else_is_dropped(place: Place) -> None:
+    spec = make_coco(place, {"a": [("x", 1, 1, 1, 1)], "b": [("y", 1, 1, 4, 4)], "c": [("y", 2, 2, 4, 4)]})
+    with pytest.raises(UsageError, match="train: the class 'x' has no example"):
+        both_checked(open_dataset(spec), Holdout(share=0.3))
+    data = both_checked(open_dataset(spec), Holdout(share=0.3), OnProblem(empty_class="drop"))
+    assert data.train.labels == ("y",)
+    assert {label_id for split in (data.train, data.val) for one in split.images for label_id in one.label_ids} == {0}
+
+
+def test_a_class_that_train_does_not_have_is_unknown_in_val(tmp_path: Path) -> None:
+    train = write_classes(tmp_path / "train", {"Kiwi": 2})
+    val = write_classes(tmp_path / "val", {"Kiwi": 1, "Lemon": 1}, first=100)
+    spec = DataSpec(train=FolderData(uri=str(train)), val=FolderData(uri=str(val)))
+    with pytest.raises(UsageError, match=r"val/Lemon/101\.jpg: the picture of class 'Lemon'; the classes are 'Kiwi'"):
+        read_data(spec, rules=DecodeRules(), threads=2)
+
+
+def test_a_picture_of_both_splits_leaves_train(tmp_path: Path) -> None:
+    train = write_classes(tmp_path / "train", {"a": 3, "b": 1})
+    val = write_classes(tmp_path / "val", {"a": 1, "b": 1}, first=100)
+    shutil.copy(train / "a" / "0.jpg", val / "a" / "renamed.jpg")
+    opened = [open_dataset(FolderData(uri=str(folder))) for folder in (train, val)]
+    data = both_checked(opened[0], opened[1])
+    assert [image.uri[-5:] for image in data.train.images] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert len(data.val.images) == 3
+    assert [str(one) for one in data.problems] == [f"{train}/a/0.jpg: is in val too, as {val}/a/renamed.jpg"]
+    with pytest.raises(UsageError, match="leak"):
+        both_checked(opened[0], opened[1], OnProblem(leak="fail"))
+    assert len(both_checked(opened[0], opened[1], OnProblem(leak="keep")).train.images) == 4
+
+
+def test_training_on_val_itself_leaves_nothing_and_says_so(tmp_path: Path) -> None:
+    dataset = open_dataset(FolderData(uri=str(write_classes(tmp_path, {"a": 3}))))
+    with pytest.raises(UsageError, match=r"train has no picture left \(leak 3, such as .*/a/0\.jpg: is in val too"):
+        both_checked(dataset, dataset)
+
+
+def test_equal_pictures_are_told_and_dropped_only_if_asked(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path, {"a": 2})
+    shutil.copy(folder / "a" / "0.jpg", folder / "a" / "z.jpg")
+    dataset = open_dataset(FolderData(uri=str(folder)))
+    kept = checked(dataset)
+    assert len(kept.images) == 3
+    assert [str(one) for one in kept.problems] == [f"{folder}/a/z.jpg: is the same picture as {folder}/a/0.jpg"]
+    assert len(checked(dataset, OnProblem(duplicate="drop")).images) == 2
+
+
+def test_one_picture_in_two_classes_is_fatal_or_dropped_from_both(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path, {"a": 2, "b": 2})
+    shutil.copy(folder / "a" / "0.jpg", folder / "b" / "z.jpg")
+    dataset = open_dataset(FolderData(uri=str(folder)))
+    with pytest.raises(UsageError, match=r"conflict \(fail\): 2\n  .*a/0\.jpg: is the same picture as .*b/z\.jpg, and"):
+        checked(dataset)
+    assert [image.uri[-5:] for image in checked(dataset, LENIENT).images] == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+def test_progress_is_told_for_every_picture_once(tmp_path: Path) -> None:
+    dataset = open_dataset(FolderData(uri=str(write_classes(tmp_path, {"a": 4}))))
+    heard: list[tuple[int, int]] = []
+    check_data(
+        dataset,
+        Holdout(share=0.5),
+        on_problem=OnProblem(),
+        rules=DecodeRules(),
+        threads=2,
+        told=lambda done, total: heard.append((done, total)),
+    )
+    assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_digest_is_of_contents_and_labels_and_not_of_names(tmp_path: Path) -> None:
+    things = {"a": [("x", 1, 1, 4, 4)], "b": [("y", 1, 1, 4, 4)]}
+    first = checked(open_dataset(make_voc(Place(root=str(tmp_path / "1")), things)))
+    moved = checked(open_dataset(make_coco(Place(root=str(tmp_path / "2")), things)))
+    assert data_digest(first) == data_digest(moved)
+    assert len(data_digest(first)) == 64
+    other = checked(open_dataset(make_coco(Place(root=str(tmp_path / "3")), {**things, "b": [("y", 1, 1, 4, 5)]})))
+    assert data_digest(other) != data_digest(first)
+    assert data_digest(first, moved) != data_digest(first)
+
+
+def test_splits_of_different_classes_or_kinds_are_refused(tmp_path: Path) -> None:
+    train = open_dataset(FolderData(uri=str(write_classes(tmp_path / "t", {"a": 1}))))
+    val = open_dataset(FolderData(uri=str(write_classes(tmp_path / "v", {"b": 1}))))
+    with pytest.raises(UsageError, match=r"with the classes \['a'\], and val to classify with \['b'\]"):
+        both_checked(train, val)
+
+
+def test_the_blood_cells_are_whole_and_split_as_asked(shared_data: Path) -> None:
+    folder = shared_data / "detection_train" / "bccd" / "BCCD"
+    spec = VocData(annotations=str(folder / "Annotations"), images=str(folder / "JPEGImages"))
+    data = both_checked(open_dataset(spec), Holdout(share=0.25))
+    assert (len(data.train.images), len(data.val.images), data.num_problems) == (150, 50, {})
+    assert data.train.labels == ("Platelets", "RBC", "WBC")
+    ids = np.concatenate([image.label_ids for split in (data.train, data.val) for image in split.images])
+    assert np.bincount(ids).tolist() == [214, 2281, 207]
+
+
+def test_the_groceries_are_whole(shared_data: Path) -> None:
+    folder = shared_data / "classification_train" / "grocery"
+    specs = [FolderData(uri=str(folder / split)) for split in ("train", "val")]
+    data = read_data(DataSpec(train=specs[0], val=specs[1]), rules=DecodeRules(), threads=2)
+    assert data.num_problems == {}
+    assert data.train.labels == (
+        "Avocado", "Banana", "Carrots", "Kiwi", "Lemon", "Mango", "Orange", "Red-Bell-Pepper",
+    )  # fmt: skip
+    assert np.bincount([int(image.label_ids[0]) for image in data.train.images]).tolist() == [28] * 8

@@ -1,0 +1,109 @@
+"""Scenes on disk: what the truth says is what a reader of the files sees."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from batchtag.demo.scenes import BRANDS, SHAPES, draw_scene, true_inventory, write_crops, write_scenes
+
+SEED, NUM_IMAGES = 2, 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, num_images=NUM_IMAGES, seed=SEED, broken=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(folder: Path) -> dict[str, Any]:
+    truth: dict[str, Any] = json.loads((folder / "instances.json").read_text())
+    return truth
+
+
+def test_pictures_as_displayed_have_the_size_and_pixels_the_truth_speaks_of(
+    folder: Path, truth: dict[str, Any]
+) -> None:
+    for number, row in enumerate(truth["images"]):
+        with Image.open(folder / "pictures" / row["file_name"]) as stored:
+            shown = ImageOps.exif_transpose(stored)
+        assert (row["width"], row["height"]) == shown.size
+        drawn = draw_scene(SEED, number).pixels
+        assert np.abs(np.asarray(shown).astype(int) - drawn).mean() < 12, row["file_name"]
+
+
+def test_some_pictures_are_stored_turned_and_some_are_png(folder: Path) -> None:
+    orientations, formats = Counter[int](), Counter[str | None]()
+    for path in sorted((folder / "pictures").glob("shelf-*")):
+        with Image.open(path) as picture:
+            orientations[picture.getexif().get(0x0112, 1)] += 1
+            formats[picture.format] += 1
+    assert set(orientations) == {1, 6, 8}
+    assert set(formats) == {"JPEG", "PNG"}
+
+
+def test_annotations_are_coco_with_a_category_per_shape_and_the_brand_as_attribute(truth: dict[str, Any]) -> None:
+    assert [category["name"] for category in truth["categories"]] == [shape.name for shape in SHAPES]
+    assert [category["id"] for category in truth["categories"]] == [1, 2, 3, 4, 5, 6]
+    ids = [each["id"] for each in truth["annotations"]]
+    assert ids == list(range(1, len(ids) + 1))
+    assert {each["image_id"] for each in truth["annotations"]} <= {row["id"] for row in truth["images"]}
+    for each in truth["annotations"]:
+        assert each["attributes"]["brand"] in {brand.name for brand in BRANDS}
+        assert each["area"] == each["bbox"][2] * each["bbox"][3] > 0
+
+
+def test_the_inventory_counts_what_was_drawn(folder: Path) -> None:
+    drawn = Counter(
+        (thing.shape, thing.brand) for number in range(NUM_IMAGES) for thing in draw_scene(SEED, number).objects
+    )
+    assert true_inventory(folder) == drawn
+
+
+def test_the_broken_files_are_there_cannot_be_opened_and_are_not_in_the_truth(
+    folder: Path, truth: dict[str, Any]
+) -> None:
+    assert not {row["file_name"] for row in truth["images"]} & {"cut-off.jpg", "not-a-picture.jpg"}
+    with Image.open(folder / "pictures" / "cut-off.jpg") as picture, pytest.raises(OSError, match="truncated"):
+        picture.load()
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(folder / "pictures" / "not-a-picture.jpg")
+
+
+def test_the_first_pictures_are_the_same_however_many_are_written(folder: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path, num_images=2, seed=SEED)
+    for path in sorted((tmp_path / "pictures").iterdir()):
+        assert path.read_bytes() == (folder / "pictures" / path.name).read_bytes()
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+def test_drawing_again_leaves_nothing_of_an_earlier_drawing_behind(tmp_path: Path) -> None:
+    write_scenes(tmp_path, num_images=3, seed=SEED)
+    write_scenes(tmp_path, num_images=2, seed=SEED + 1)
+    truth = json.loads((tmp_path / "instances.json").read_text())
+    names = {row["file_name"] for row in truth["images"]}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
+
+
+def test_crops_lie_in_a_folder_per_brand_and_there_is_one_for_every_object(tmp_path: Path) -> None:
+    write_crops(tmp_path, num_images=3, seed=SEED)
+    objects = [thing for number in range(3) for thing in draw_scene(SEED, number).objects]
+    found = {path.name: len(list(path.iterdir())) for path in tmp_path.iterdir()}
+    assert found == Counter(thing.brand for thing in objects)
+
+
+def test_a_crop_shows_its_object_and_little_else(tmp_path: Path) -> None:
+    write_crops(tmp_path, num_images=1, seed=SEED)
+    for index, thing in enumerate(draw_scene(SEED, 0).objects):
+        with Image.open(tmp_path / thing.brand / f"{thing.shape}-0000-{index:02d}.jpg") as crop:
+            x_min, y_min, x_max, y_max = thing.box_xyxy
+            assert crop.width == pytest.approx(x_max - x_min, rel=0.13, abs=2)
+            assert crop.height == pytest.approx(y_max - y_min, rel=0.13, abs=2)

@@ -1,0 +1,265 @@
+"""The whole line on real Ray: every object has one outcome, and the same command again does what is left."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import threading
+from base64 import b64decode
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from PIL import Image
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+from batchtag.analysis.verify import verify
+from batchtag.cluster.session import RaySession
+from batchtag.errors import BatchtagError, Interrupted, OutputError, TooManyFailures
+from batchtag.output.layout import Layout
+from batchtag.output.lease import Lease
+from batchtag.runs.progress import Progress, RunProgress
+from tests.integration.conftest import Tag
+from tests.support.s3server import S3Server
+
+
+def draw(folder: Path, num_images: int) -> Path:
+    folder.mkdir()
+    for number in range(num_images):
+        Image.new("RGB", (40 + number % 7, 30), (number % 256, 90, 30)).save(folder / f"{number:04d}.jpg")
+    return folder
+
+
+def sql(out: Path | str, query: str) -> list[tuple[object, ...]]:
+    for table in ("images", "tags", "errors"):
+        query = query.replace(f"from {table}", f"from '{out}/{table}/*.parquet'")
+    with duckdb.connect() as database:
+        return database.execute(query).fetchall()
+
+
+def test_every_image_is_tagged_once_and_the_tables_prove_it(tag: Tag, tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "a b%20#", 150)
+    report = tag(str(pictures), str(tmp_path / "out"), compute={"bundle_size": 64})
+    assert (report.state, report.num_tagged, report.num_failed, report.num_tags) == ("done", 150, 0, 150)
+    assert verify(str(tmp_path / "out")).ok
+    uris = {row[0] for row in sql(tmp_path / "out", "select uri from images")}
+    assert uris == {str(path) for path in pictures.iterdir()}
+
+
+def test_the_same_command_again_does_only_what_is_left(tag: Tag, tmp_path: Path) -> None:
+    pictures, out = draw(tmp_path / "in", 200), tmp_path / "out"
+    first = tag(str(pictures), str(out), compute={"bundle_size": 64})
+    lost = sorted((out / "images").iterdir())[1]
+    lost.unlink()
+    again = tag(str(pictures), str(out))
+    assert again.this_run["images"] == 64
+    assert (again.num_done, again.num_tags) == (first.num_done, first.num_tags) == (200, 200)
+    assert verify(str(out)).ok
+    runs = sql(out, "select run_id, count(*) from images group by 1 order by 2")
+    assert runs == [(again.run_id, 64), (first.run_id, 136)]
+    nothing_left = tag(str(pictures), str(out))
+    assert nothing_left.this_run["images"] == 0
+
+
+def test_a_run_that_came_second_goes_on_with_the_index_of_the_first(
+    tag: Tag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, out = draw(tmp_path / "in", 5), tmp_path / "out"
+
+    class BehindAnother(Lease):
+        """Gets the lease only when another run, which began after this one had looked at OUT, is through."""
+
+        def acquire(self) -> str:
+            monkeypatch.setattr("batchtag.runs.driver.Lease", Lease)
+            (pictures / "0004.jpg").unlink()
+            tag(str(pictures), str(out))
+            return super().acquire()
+
+    monkeypatch.setattr("batchtag.runs.driver.Lease", BehindAnother)
+    report = tag(str(pictures), str(out))
+    assert (report.num_images, report.this_run["images"]) == (4, 0)
+    assert verify(str(out)).ok
+
+
+def test_every_hostile_file_has_the_outcome_of_its_manifest(tag: Tag, shared_data: Path, tmp_path: Path) -> None:
+    hostile = shared_data / "hostile"
+    with (hostile / "MANIFEST.csv").open(newline="") as file:
+        manifest = {row["file"]: row for row in csv.DictReader(file)}
+    source = {
+        "kind": "prefix",
+        "uris": [f"{hostile}/{group}" for group in sorted({name.split("/")[0] for name in manifest})],
+        "include": ["*"],
+    }
+    report = tag(source, str(tmp_path / "out"), max_failure_rate=1.0)
+    assert report.num_done >= len(manifest) == 354
+    assert verify(str(tmp_path / "out")).ok
+    outcomes = {
+        os.path.relpath(str(uri), hostile): (status, width, height)
+        for uri, status, width, height in sql(tmp_path / "out", "select uri, status, width, height from images")
+    }
+    wrong = [
+        (name, outcomes[name], row["decodable"], row["with_pillow_heif"])
+        for name, row in manifest.items()
+        if outcomes[name] != _expected(row)
+    ]
+    assert wrong == []
+    failed = sql(tmp_path / "out", "select count(*), count(distinct uri) from errors where stage = 'decode'")
+    assert failed[0][0] == failed[0][1] == report.num_failed
+
+
+def _expected(row: dict[str, str]) -> tuple[str, int | None, int | None]:
+    if row["with_pillow_heif"].startswith("ok") and row["decodable"] == "no":
+        try:
+            import pillow_heif  # noqa: F401
+        except ImportError:
+            return ("failed", None, None)
+        width, height = row["with_pillow_heif"].split()[2].split("x")
+        return ("tagged", int(width), int(height))
+    if row["decodable"] == "no":
+        return ("failed", None, None)
+    return ("tagged", int(row["width"]), int(row["height"]))
+
+
+def test_nasty_keys_come_back_byte_exact_from_a_bucket(
+    tag: Tag, shared_data: Path, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    keys = [
+        b64decode(entry["key_base64"]).decode()
+        for entry in json.loads((shared_data / "nasty_keys.json").read_text())
+        if entry["valid_s3_key"]
+    ]
+    uris = {f"{bucket}/{key}" for key in keys}
+    picture = tmp_path / "one.png"
+    Image.new("RGB", (8, 6)).save(picture)
+    s3.put({uri: picture.read_bytes() for uri in uris})
+    source = {"kind": "prefix", "uris": [bucket], "include": ["*"], "storage_options": dict(s3.storage_options)}
+    out = s3.new_bucket() + "/tags here"
+    report = tag(source, out, output={"uri": out, "storage_options": dict(s3.storage_options)})
+    assert report.num_tagged == len(uris) == len(set(keys))
+    proof = verify(out, storage_options=dict(s3.storage_options))
+    assert proof.ok, proof.summary()
+    from batchtag.analysis.query import query
+
+    found = query(out, "select uri from images", storage_options=dict(s3.storage_options))
+    assert set(found.column("uri").to_pylist()) == uris
+
+
+def test_secrets_stay_out_of_everything_that_is_written(tag: Tag, s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    picture = tmp_path / "one.png"
+    Image.new("RGB", (8, 6)).save(picture)
+    s3.put({f"{bucket}/a.png": picture.read_bytes(), f"{bucket}/broken.png": b"\x89PNG\r\n\x1a\n"})
+    source = {"kind": "prefix", "uris": [bucket], "storage_options": dict(s3.storage_options)}
+    tag(source, str(tmp_path / "out"), max_failure_rate=1.0)
+    secret = str(s3.storage_options["secret"]).encode()
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) >= 6
+    assert [path for path in files if secret in path.read_bytes()] == []
+
+
+def test_too_many_failures_stop_the_run_with_the_commonest_code_and_an_example(tag: Tag, tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "in", 300)
+    for path in sorted(pictures.iterdir())[::2]:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(TooManyFailures) as stopped:
+        tag(str(pictures), str(tmp_path / "out"), compute={"bundle_size": 300})
+    assert stopped.value.exit_code == 3
+    assert "truncated" in stopped.value.message
+    assert str(pictures) in stopped.value.message
+    record = json.loads(next((tmp_path / "out/_batchtag/runs").iterdir()).read_text())
+    assert record["state"] == "too_many_failures"
+    allowed = tag(str(pictures), str(tmp_path / "out"), max_failure_rate=0.5)
+    assert (allowed.num_tagged, allowed.num_failed) == (150, 150)
+    assert verify(str(tmp_path / "out")).ok
+
+
+def test_another_job_is_refused_on_the_same_out_and_says_what_differs(tag: Tag, tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "in", 3)
+    tag(str(pictures), str(tmp_path / "out"))
+    with pytest.raises(OutputError, match=r"models\[0\].*choose another --out"):
+        tag(str(pictures), str(tmp_path / "out"), models=[{"kind": "constant", "tag": "other"}])
+    with pytest.raises(OutputError, match=r"decode.max_pixels was 178956970 and is 1000 now"):
+        tag(str(pictures), str(tmp_path / "out"), decode={"max_pixels": 1000})
+
+
+def test_an_unknown_builder_fails_before_any_image_is_read_and_names_the_nearest(tag: Tag, tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "in", 3)
+    with pytest.raises(BatchtagError, match="resnet50"):
+        tag(str(pictures), str(tmp_path / "out"), models=[{"kind": "torchvision", "builder": "resnet5O"}])
+    assert not (tmp_path / "out/images").exists()
+
+
+def test_a_detector_and_a_classifier_of_its_crops_share_one_decoding(
+    tag: Tag, shared_data: Path, tmp_path: Path
+) -> None:
+    detector = {
+        "kind": "torchvision",
+        "name": "things",
+        "builder": "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "weights": "none",
+        "score_floor": 0.0,
+        "max_tags": 4,
+    }
+    classifier = {
+        "kind": "torchvision",
+        "name": "product",
+        "builder": "mobilenet_v3_small",
+        "weights": "none",
+        "score_floor": 0.0,
+        "max_tags": 2,
+        "on": {"crops_of": "things", "min_score": 0.0},
+    }
+    out = tmp_path / "out"
+    report = tag(str(shared_data / "photos/darknet"), str(out), models=[detector, classifier])
+    assert report.num_tagged == 6
+    assert verify(str(out)).ok
+    joined = sql(
+        out,
+        f"select count(*) from '{out}/tags/*.parquet' c join '{out}/tags/*.parquet' b "
+        "on c.uri = b.uri and c.parent = b.model || '#' || b.rank where c.kind = 'class' and b.kind = 'object'",
+    )
+    assert joined == [(6 * 4 * 2,)]
+
+
+def test_a_picture_that_keeps_the_decoder_costs_one_worker_and_becomes_a_failure(tag: Tag, tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "in", 5)
+    # A format that Pillow decodes in Python, one pixel at a time: some seconds for this one.
+    noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(pictures / "slow.qoi")
+    report = tag(str(pictures), str(tmp_path / "out"), decode={"timeout_s": 1.0})
+    assert (report.num_tagged, report.failed_by_code) == (5, {"timeout": 1})
+    assert verify(str(tmp_path / "out")).ok
+
+
+@pytest.mark.parametrize("phase", ["starting workers", "tagging"])
+def test_nothing_asks_ray_anything_when_an_interrupted_run_lets_go_of_it(
+    tag: Tag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """What Ray Data's threads asked of a Ray that was over ended the process, which so kept its lease."""
+    show, stop = Progress.show, RaySession.stop
+    asking: list[str] = []
+
+    def interrupted(progress: Progress, figures: RunProgress) -> None:
+        show(progress, figures)
+        is_under_way = any(isinstance(one, StreamingExecutor) for one in threading.enumerate())
+        if is_under_way and figures.phase in (phase, "tagging"):
+            raise KeyboardInterrupt
+
+    def watched(session: RaySession, *, keep_logs: bool) -> None:
+        asking.extend(
+            one.name for one in threading.enumerate() if isinstance(one, StreamingExecutor) or one.name == "pump"
+        )
+        stop(session, keep_logs=keep_logs)
+
+    monkeypatch.setattr(Progress, "show", interrupted)
+    monkeypatch.setattr(RaySession, "stop", watched)
+    with pytest.raises(Interrupted):
+        tag(
+            str(draw(tmp_path / "in", 40)),
+            str(tmp_path / "out"),
+            models=[{"kind": "constant", "seconds_per_image": 3600.0}],
+            compute={"bundle_size": 20},
+        )
+    assert asking == []
+    assert not Path(Layout(str(tmp_path / "out")).lease).exists()
