@@ -102,7 +102,7 @@ class ConditionFailed(StorageError):
 
 
 class DecodeError(BatchtagError):
-    """These bytes give no picture; `code` says why."""
+    """These bytes give no image; `code` says why."""
 
     code: Code = Code.CORRUPT
 

@@ -58,8 +58,8 @@ class ImageRef(ObjectInfo):
 class DecodedImage:
     """Upright RGB pixels.
 
-    `pixels` is (h, w, 3) uint8, C-contiguous, and may be smaller than the picture (decoded at a DCT scale);
-    `width` and `height` are the picture's own, as displayed; `orientation` is the EXIF value that was applied, 1 to 8.
+    `pixels` is (h, w, 3) uint8, C-contiguous, and may be smaller than the image (decoded at a DCT scale);
+    `width` and `height` are the image's own, as displayed; `orientation` is the EXIF value that was applied, 1 to 8.
     """
 
     pixels: NDArray[np.uint8]
@@ -75,7 +75,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputResolution:
-    """How many pixels of a picture a model looks at, so that decoding need not give more.
+    """How many pixels of an image a model looks at, so that decoding need not give more.
 
     `fit`: scaled so that the shorter side is `shorter_px`, unless the longer would pass `longer_px` (torchvision's
     detectors). `cover`: scaled so that the shorter side is `shorter_px` (classifiers, before the crop). `stretch`:
@@ -87,7 +87,7 @@ class InputResolution:
     longer_px: int = 0
 
     def scale(self, width: int, height: int) -> float:
-        """The factor by which this model shrinks (below 1) or enlarges a picture of that size; `full` gives 1."""
+        """The factor by which this model shrinks (below 1) or enlarges an image of that size; `full` gives 1."""
         shorter, longer = min(width, height), max(width, height)
         match self.mode:
             case "fit":
@@ -114,7 +114,7 @@ class ModelInfo:
     kind: Literal["object", "class"]
     digest: str
     labels: tuple[str, ...]
-    need: InputResolution
+    input_resolution: InputResolution
     gflops: float = 0.0
     crops_of: str = ""
     crops_min_score: float = 0.0
@@ -154,7 +154,7 @@ class ImagePrediction:
     crop was looked at, "" for the whole image.
     """
 
-    card: ModelInfo
+    info: ModelInfo
     prediction: Prediction
     scale_xy: tuple[float, float] = (1.0, 1.0)
     parent: str = ""

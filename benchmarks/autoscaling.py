@@ -4,7 +4,7 @@
 
 A head without CPUs and none of the up to three GPU nodes and the one CPU node that it may start (Ray's fake multi-node
 provider: each node is a raylet of its own with logical CPUs and GPUs; idle ones end after twelve seconds). `batchtag
-run` is given a job for GPUs whose pictures are opened by an own pool; the nodes that are alive are counted every half
+run` is given a job for GPUs whose images are opened by an own pool; the nodes that are alive are counted every half
 second. Passes if the cluster was at its largest while the job ran, if nothing but the head was left at the end, and if
 `batchtag verify` passes.
 """
@@ -45,7 +45,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, head(Path(name), asked.nodes) as process:
-        draw(Path(name) / "pictures", asked.images)
+        draw(Path(name) / "images", asked.images)
         out = Path(name) / "out"
         began = time.monotonic()
         run = subprocess.Popen([*CLI, "run", str(job(Path(name), out, asked.nodes))], stderr=subprocess.DEVNULL)
@@ -77,7 +77,7 @@ def job(folder: Path, out: Path, nodes: int) -> Path:
     """A job of some 30 s for all GPUs that there may be."""
     content: dict[str, Any] = {
         "version": 1,
-        "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
+        "source": {"kind": "prefix", "uris": [str(folder / "images")]},
         "models": [{"kind": "constant", "seconds_per_image": 0.02}],
         "output": {"uri": str(out)},
         "compute": {

@@ -1,8 +1,8 @@
-"""What a bundle costs the driver: the same tiny pictures in few bundles and in many, and the difference.
+"""What a bundle costs the driver: the same tiny images in few bundles and in many, and the difference.
 
     python -m benchmarks.bundles [--bundles 100 1100] [--rounds 3] [--json FILE]
 
-Bundles of two pictures, so that workers have next to nothing to do. Of both runs are taken: the driver's own CPU time
+Bundles of two images, so that workers have next to nothing to do. Of both runs are taken: the driver's own CPU time
 (not Ray's daemons', not the workers'), the seconds of tagging, and the driver's largest resident memory. A bundle costs
 what the many take more, divided by how many more they are; 1,024 divided by its seconds is the images/s that one driver
 can keep up with in bundles of 1,024. Memory wants thousands more: a thousand of them are 10 MB.
@@ -59,13 +59,13 @@ def main() -> None:
 
 def measure(folder: Path, num_bundles: int) -> tuple[float, float, float]:
     """The driver's CPU seconds, the seconds of tagging and the driver's bytes, of a run of so many bundles."""
-    pictures = folder / f"pictures-{num_bundles}"
-    draw(pictures, BUNDLE * num_bundles)
+    images = folder / f"images-{num_bundles}"
+    draw(images, BUNDLE * num_bundles)
     out = tempfile.mkdtemp(dir=folder)
     job = folder / "job.yaml"
     content = {
         "version": 1,
-        "source": {"kind": "prefix", "uris": [str(pictures)]},
+        "source": {"kind": "prefix", "uris": [str(images)]},
         "models": [{"kind": "constant"}],
         "output": {"uri": f"{out}/tags"},
         "compute": {"bundle_size": BUNDLE},

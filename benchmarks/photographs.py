@@ -27,7 +27,7 @@ from batchtag.decoding.decoder import DecodeRules, decode
 from batchtag.models import prepare
 from batchtag.system import available_cores
 from benchmarks.line import CLI
-from benchmarks.speed import pictures
+from benchmarks.speed import images
 from benchmarks.speed.__main__ import CACHE
 from benchmarks.speed.limits import pixels
 
@@ -39,20 +39,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=pictures.DATA)
+    parser.add_argument("--data", type=Path, default=images.DATA)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    served = pictures.prepare(CACHE, {"ordinary"}, data=asked.data)
-    bucket = served / pictures.BUCKET
-    files = [bucket / name for name in pictures.names(served, "ordinary", num_images=asked.images)]
-    rules, needs = DecodeRules(), (prepare(ConstantSpec()).need,)
+    served = images.prepare(CACHE, {"ordinary"}, data=asked.data)
+    bucket = served / images.BUCKET
+    files = [bucket / name for name in images.names(served, "ordinary", num_images=asked.images)]
+    rules, input_resolutions = DecodeRules(), (prepare(ConstantSpec()).input_resolution,)
     rates: dict[str, list[float]] = {"whole": [], "as the line": [], "line": []}
     with tempfile.TemporaryDirectory(prefix="photographs-", dir=CACHE) as name:
         for number, path in zip(range(asked.images), itertools.cycle(files), strict=False):
             os.link(path, Path(name) / f"{number:06d}.jpg")
         for _ in range(asked.rounds):
             rates["whole"].append(decoded_per_second(files, pixels))
-            rates["as the line"].append(decoded_per_second(files, partial(decode, rules=rules, needs=needs)))
+            rates["as the line"].append(
+                decoded_per_second(files, partial(decode, rules=rules, input_resolutions=input_resolutions))
+            )
             rates["line"].append(tagged_per_second(Path(name), asked.images))
             print(", ".join(f"{what} {found[-1]:,.0f}" for what, found in rates.items()), "images/s", flush=True)
     line = median(rates["line"])

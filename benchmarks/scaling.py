@@ -52,11 +52,11 @@ def main() -> None:
 def measure(folder: Path, address: str, *, actors: int, rate: float, seconds: float) -> float:
     """Images/s in the middle of a run with so many actors."""
     num_images = int(actors * rate * seconds)
-    pictures, out, path = folder / f"pictures-{actors}", folder / f"out-{actors}", folder / f"{actors}.yaml"
-    draw(pictures, num_images)
+    images, out, path = folder / f"images-{actors}", folder / f"out-{actors}", folder / f"{actors}.yaml"
+    draw(images, num_images)
     content = {
         "version": 1,
-        "source": {"kind": "prefix", "uris": [str(pictures)]},
+        "source": {"kind": "prefix", "uris": [str(images)]},
         "models": [{"kind": "constant", "seconds_per_image": 1 / rate}],
         "output": {"uri": str(out)},
         "compute": {

@@ -1,4 +1,4 @@
-"""What starting costs: `batchtag run` on ten pictures, beside Ray's own start and the loading of the model alone.
+"""What starting costs: `batchtag run` on ten images, beside Ray's own start and the loading of the model alone.
 
     python -m benchmarks.start [--rounds 3] [--classifier BUILDER] [--json FILE]
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.line import CLI, draw
 
-NUM_PICTURES = 10
+NUM_IMAGES = 10
 _RAY = (
     "from batchtag.session import RaySession; session = RaySession(address='', verbose=False); session.start(); "
     "session.ready.result(); import ray; ray.get(ray.remote(lambda: 1).remote()); session.stop(keep_logs=False)"
@@ -44,10 +44,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"ray": [], "model": [], "run": []}
     phases: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="start-") as name:
-        pictures = Path(name) / "pictures"
-        draw(pictures, NUM_PICTURES)
+        images = Path(name) / "images"
+        draw(images, NUM_IMAGES)
         for number in range(asked.rounds):
-            words = ["run", str(pictures), "--out", f"{name}/out-{number}", "--json"]
+            words = ["run", str(images), "--out", f"{name}/out-{number}", "--json"]
             words += ["--classifier", asked.classifier, "--weights", "none"]
             seconds["ray"].append(_seconds([sys.executable, "-c", _RAY])[0])
             seconds["model"].append(_seconds([sys.executable, "-c", _MODEL.format(builder=asked.classifier)])[0])
@@ -57,7 +57,7 @@ def main() -> None:
     ray, model, run = (median(seconds[what]) for what in ("ray", "model", "run"))
     print(f"Ray starts and ends        {ray:6.1f} s")
     print(f"the model loads            {model:6.1f} s   ({asked.classifier})")
-    print(f"a run on {NUM_PICTURES} pictures       {run:6.1f} s   the last: {phases}")
+    print(f"a run on {NUM_IMAGES} images       {run:6.1f} s   the last: {phases}")
     print(
         f"beyond both, one after the other {run - ray - model:+.1f} s; beyond the longer {run - max(ray, model):+.1f} s"
     )

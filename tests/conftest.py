@@ -23,7 +23,7 @@ __all__ = ["bucket", "s3", "start", "typed"]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real pictures and hostile files that lie beside the repository; skips where they are absent."""
+    """The real images and hostile files that lie beside the repository; skips where they are absent."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the folder ../shared/data with real test material is not beside this checkout")

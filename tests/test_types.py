@@ -52,7 +52,7 @@ def test_a_prediction_checks_that_its_columns_belong_together() -> None:
         )
 
 
-def test_a_need_says_by_how_much_a_picture_shrinks() -> None:
+def test_a_need_says_by_how_much_a_image_shrinks() -> None:
     assert InputResolution(mode="fit", shorter_px=800, longer_px=1333).scale(4000, 1000) == pytest.approx(1333 / 4000)
     assert InputResolution(mode="fit", shorter_px=800, longer_px=1333).scale(1600, 1200) == pytest.approx(800 / 1200)
     assert InputResolution(mode="cover", shorter_px=256).scale(1024, 512) == 0.5

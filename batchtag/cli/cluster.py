@@ -116,12 +116,12 @@ def _placement(cluster: Cluster, spec: JobSpec) -> str:
     except RunFailed as error:
         return f"not known: {error.message}"
     try:
-        cards = [models.describe(model) for model in spec.models]
+        infos = [models.describe(model) for model in spec.models]
     except ModelError as error:  # the cluster may have what this machine has not
-        cards, now = [], f"{now}; as if models were light: {error.message}"
+        infos, now = [], f"{now}; as if models were light: {error.message}"
     try:
         to_come = still_to_come(spec.compute.may_grow_to, there=there)
-        return place(spec.compute, there, to_come=to_come, cards=cards).reason + now
+        return place(spec.compute, there, to_come=to_come, infos=infos).reason + now
     except UsageError as error:
         if spec.compute.may_grow_to:
             raise

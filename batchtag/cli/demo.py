@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where the pictures, the tables and the report go.")] = Path("demo"),
-    images: Annotated[int, typer.Option(min=1, help="How many pictures to draw.")] = 48,
+    folder: Annotated[Path, typer.Argument(help="Where the images, the tables and the report go.")] = Path("demo"),
+    images: Annotated[int, typer.Option(min=1, help="How many images to draw.")] = 48,
     seed: Annotated[
         int | None,
         typer.Option(min=3, help="Draw these again; by default new ones every time. 1 and 2 trained the models."),
@@ -33,15 +33,15 @@ def demo(
 
 
 def scenes(
-    folder: Annotated[Path, typer.Argument(help="Where they go: pictures/ and instances.json, and crops/.")],
-    images: Annotated[int, typer.Option(min=1, help="How many pictures to draw.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Where they go: images/ and instances.json, and crops/.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images to draw.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
     crops: Annotated[bool, typer.Option("--crops", help="Cut every product out too, into a folder a brand.")] = False,
 ) -> None:
-    """Draw pictures of shelves with the truth beside them (COCO), to train and to measure on."""
+    """Draw images of shelves with the truth beside them (COCO), to train and to measure on."""
     from batchtag.demo.scenes import write_crops, write_scenes
 
     write_scenes(folder, num_images=images, seed=seed)
     if crops:
         write_crops(folder / "crops", num_images=images, seed=seed)
-    typer.echo(f"{images} pictures in {folder / 'pictures'}, the truth in {folder / 'instances.json'}", err=True)
+    typer.echo(f"{images} images in {folder / 'images'}, the truth in {folder / 'instances.json'}", err=True)

@@ -44,7 +44,7 @@ def evaluate(
         typer.Option(
             "--data",
             "--truth",
-            help="Labelled pictures: a COCO .json, a folder (VOC, YOLO, one per class), a table, or a training job, "
+            help="Labelled images: a COCO .json, a folder (VOC, YOLO, one per class), a table, or a training job, "
             "which means what it holds out.",
         ),
     ],
@@ -61,7 +61,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Measure a model on labelled pictures, or tags that are in tables; writes a JSON and an HTML page."""
+    """Measure a model on labelled images, or tags that are in tables; writes a JSON and an HTML page."""
     from batchtag.evaluation.result import write_evaluation
     from batchtag.runs.progress import Progress, RunProgress
 
@@ -162,25 +162,25 @@ def _spec(what: str, subject: Subject, *, score_floor: float) -> CheckpointSpec 
 def _of_tables(out: str, data: str, *, model: str, told: Told) -> Evaluation:
     from batchtag.evaluation.evaluate import evaluate_out
 
-    truth = _job_truth(data, told=told) or _truth(data)
-    return evaluate_out(out, truth, data=data, model=model)
+    ground_truth = _job_ground_truth(data, told=told) or _ground_truth(data)
+    return evaluate_out(out, ground_truth, data=data, model=model)
 
 
 def _of_model(spec: CheckpointSpec | TorchvisionSpec, data: str, *, device: str, told: Told) -> Evaluation:
-    """The model is looked for before the pictures are opened: a slip of the pen costs no minutes."""
-    from batchtag.evaluation.evaluate import checked_device, checked_truth, evaluate_model, prepared
+    """The model is looked for before the images are opened: a slip of the pen costs no minutes."""
+    from batchtag.evaluation.evaluate import checked_device, checked_ground_truth, evaluate_model, prepared
 
     device = checked_device(device)
-    truth = _job_truth(data, told=told)
-    if truth is None:
-        opened = _truth(data)
+    ground_truth = _job_ground_truth(data, told=told)
+    if ground_truth is None:
+        opened = _ground_truth(data)
         prepared(spec, task=opened.task)
-        truth = checked_truth(opened, told=told)
-    return evaluate_model(spec, truth, data=data, device=device, told=told)
+        ground_truth = checked_ground_truth(opened, told=told)
+    return evaluate_model(spec, ground_truth, data=data, device=device, told=told)
 
 
-def _job_truth(data: str, *, told: Told) -> Dataset | None:
-    """What a training job holds out, each picture opened; None if `data` is no job."""
+def _job_ground_truth(data: str, *, told: Told) -> Dataset | None:
+    """What a training job holds out, each image opened; None if `data` is no job."""
     from batchtag.config.loader import parse, read_job_file
     from batchtag.config.training import TrainSpec, with_absolute_uris
     from batchtag.evaluation.evaluate import held_out
@@ -194,18 +194,18 @@ def _job_truth(data: str, *, told: Told) -> Dataset | None:
     return held_out(with_absolute_uris(parse(TrainSpec, content, origin=data)).data, told=told)
 
 
-def _truth(data: str) -> Dataset:
-    """The labelled pictures as they are described; none is opened yet."""
-    from batchtag.evaluation.evaluate import open_truth
+def _ground_truth(data: str) -> Dataset:
+    """The labelled images as they are described; none is opened yet."""
+    from batchtag.evaluation.evaluate import open_ground_truth
     from batchtag.storage import absolute_uri
 
     if not Path(data).suffix and _is_out(data):
-        raise UsageError(f"{data}: holds the tables of a run, which are no truth; --data takes labelled pictures")
+        raise UsageError(f"{data}: holds the tables of a run, which are no truth; --data takes labelled images")
     try:
-        return open_truth(data)
+        return open_ground_truth(data)
     except StorageError as error:
         if error.code is Code.NOT_FOUND and error.message.startswith(f"{absolute_uri(data)}:"):
-            raise UsageError(f"{data}: nothing lies there; --data takes labelled pictures") from error
+            raise UsageError(f"{data}: nothing lies there; --data takes labelled images") from error
         raise
 
 
@@ -236,8 +236,8 @@ def _print(found: Evaluation) -> None:
         console.width = 10_000
     console.print(table)
     num = found.score.num_images
-    typer.echo(f"{found.model} on {num:,} picture{'' if num == 1 else 's'}: {headline_text(found.score)}")
-    for line in problem_lines(found.truth.problems, on_problem=ON_PROBLEM, per_kind=_PROBLEMS_SHOWN):
+    typer.echo(f"{found.model} on {num:,} image{'' if num == 1 else 's'}: {headline_text(found.score)}")
+    for line in problem_lines(found.ground_truth.problems, on_problem=ON_PROBLEM, per_kind=_PROBLEMS_SHOWN):
         typer.echo(printable(line), err=True)
     if found.score.num_unknown_tags:
         names_left = ", ".join(map(printable, found.score.unknown_tags[:5]))

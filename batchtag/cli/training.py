@@ -26,7 +26,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray says, too.")] = False,
 ) -> None:
-    """Train a detector or a classifier on labelled pictures; run it again to go on where it stopped."""
+    """Train a detector or a classifier on labelled images; run it again to go on where it stopped."""
     from batchtag.config.loader import parse, read_job_file, set_value
     from batchtag.config.training import TrainSpec, with_absolute_uris
 

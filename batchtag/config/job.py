@@ -36,7 +36,7 @@ class DecodeSpec(Spec):
     )
     """The allow-list. Everything else is `unsupported`, whatever its name says."""
     max_pixels: int = Field(default=178_956_970, ge=1)
-    """Larger pictures are `too_large`, judged from the header. The default is Pillow's own: 1/4 GiB at 24 bits."""
+    """Larger images are `too_large`, judged from the header. The default is Pillow's own: 1/4 GiB at 24 bits."""
     max_bytes: int = Field(default=256 * 2**20, ge=1)
     """Larger objects are `too_large`, judged before they are fetched."""
     scaled: bool = True
@@ -44,7 +44,7 @@ class DecodeSpec(Spec):
     depth: Literal["clip", "scale"] = "clip"
     """16-bit grey: `clip` is what Pillow gives and models saw; `scale` maps the full range, for microscopes."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """A picture that takes longer to decode is given up as `timeout`."""
+    """An image that takes longer to decode is given up as `timeout`."""
 
 
 class OutputSpec(Spec):

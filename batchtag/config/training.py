@@ -1,6 +1,6 @@
 """What a training job may say. Importable without torch.
 
-The defaults are those of torchvision's reference scripts where a person with a few hundred pictures would keep them,
+The defaults are those of torchvision's reference scripts where a person with a few hundred images would keep them,
 and gentler where they were made for a million: AdamW from a low rate, a short warm-up, a cosine down to nothing.
 """
 
@@ -38,7 +38,7 @@ class NetworkSpec(Spec):
     """So many stages of the backbone, from the input on, keep their weights. -1 is not needed: say a large number."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
     """Frozen ones keep their statistics and scales; `auto` freezes them in a detector that starts from weights, because
-    the few pictures of a detector's batch give poor statistics (as torchvision's own fine-tuning does)."""
+    the few images of a detector's batch give poor statistics (as torchvision's own fine-tuning does)."""
 
 
 class InputSpec(Spec):
@@ -60,7 +60,7 @@ class AugmentSpec(Spec):
     flip: _Share = 0.5
     """Chance of a mirror image. Turn it off where left and right matter (printed words)."""
     vertical_flip: _Share = 0.0
-    """For pictures without an up: microscopes, aerial views."""
+    """For images without an up: microscopes, aerial views."""
     colour: _Share = 0.2
     """Brightness, contrast and saturation change by up to this share; hue by a tenth of it."""
     blur: _Share = 0.0
@@ -68,13 +68,13 @@ class AugmentSpec(Spec):
     rotate_degrees: float = Field(default=0.0, ge=0, le=180)
     """Classifiers: turned by up to this much either way."""
     scale: tuple[float, float] = (0.8, 1.2)
-    """Detectors: the size a picture is resized to varies by these factors."""
+    """Detectors: the size an image is resized to varies by these factors."""
     crop: _Share = 0.0
     """Detectors: chance of looking at a part only (v2.RandomIoUCrop, Liu et al. 2016)."""
     zoom_out: _Share = 0.0
-    """Detectors: chance of standing in a larger empty picture, for small things."""
+    """Detectors: chance of standing in a larger empty image, for small things."""
     least_area: float = Field(default=0.35, gt=0, le=1)
-    """Classifiers: the smallest share of the picture's area that is cut out and resized (v2.RandomResizedCrop)."""
+    """Classifiers: the smallest share of the image's area that is cut out and resized (v2.RandomResizedCrop)."""
     erase: _Share = 0.0
     """Classifiers: chance that a rectangle is blanked out (Zhong et al. 2017)."""
 
@@ -90,7 +90,7 @@ class ScheduleSpec(Spec):
 
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=8, ge=1)
-    """Pictures a step and worker."""
+    """Images a step and worker."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = Field(default=0.0005, gt=0)
     weight_decay: float = Field(default=0.0001, ge=0)
@@ -105,8 +105,8 @@ class ScheduleSpec(Spec):
     """The weights that are kept are an average over the steps, this much of it old: 0.99 to 0.999; 0 is none."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_balance: Literal["none", "repeat"] = "none"
-    """`repeat` shows pictures of rare classes more often: repeat factors of LVIS (Gupta et al. 2019), with the share of
-    the commonest class's pictures as the threshold."""
+    """`repeat` shows images of rare classes more often: repeat factors of LVIS (Gupta et al. 2019), with the share of
+    the commonest class's images as the threshold."""
     metric: Literal["auto", "AP", "AP50", "accuracy", "macro_f1"] = "auto"
     """Which epoch is the best. By default AP of a detector and accuracy of a classifier."""
     patience: int = Field(default=0, ge=0)
@@ -136,7 +136,7 @@ class TrainComputeSpec(Spec):
     """Processes that train together, one a GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     loaders: Annotated[int, Field(ge=0)] | _AUTO = "auto"
-    """Processes a worker that open and change pictures ahead of it; 0 does it in between."""
+    """Processes a worker that open and change images ahead of it; 0 does it in between."""
     max_failures: int = Field(default=3, ge=0)
     """So often training goes on from the last epoch when a worker or its node dies."""
 

@@ -1,6 +1,6 @@
-"""Labelled pictures: the door to the kinds of data that people train and measure on.
+"""Labelled images: the door to the kinds of data that people train and measure on.
 
-`open_dataset` reads annotations and opens no picture; `check.check_data` opens every one. What lies here is numbers and
+`open_dataset` reads annotations and opens no image; `check.check_data` opens every one. What lies here is numbers and
 names: no torch, no Ray, and no opinion on what a model makes of them.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["Dataset", "Problem", "Task", "guess_dataset", "open_dataset"]
 
 
 def open_dataset(spec: DatasetSpec, *, labels: Sequence[str] = ()) -> Dataset:
-    """The labelled pictures a job names, with what is wrong in their annotations.
+    """The labelled images a job names, with what is wrong in their annotations.
 
     `labels` fixes which classes there are, and their ids; without, they are those the data declare or use. Sizes are
     as annotated, contents unknown, boxes unchecked: `check` does that. Raises UsageError for a file that is not of

@@ -1,6 +1,6 @@
 """What every kind of labelled data becomes: a Dataset, and the problems that were met on the way.
 
-A kind reads its files into `Annotated` pictures, whose objects still have names; `as_dataset` gives the names numbers,
+A kind reads its files into `Annotated` images, whose objects still have names; `as_dataset` gives the names numbers,
 in one place, so that an unknown class is the same problem everywhere. A reader never gives up at the first problem and
 never decides what one means: it leaves out what cannot be used, notes it, and `check` looks up what the job says.
 """
@@ -28,13 +28,13 @@ def _no_numbers() -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledImage:
-    """One picture and what is truly on it, as somebody labelled it.
+    """One image and what is truly on it, as somebody labelled it.
 
     `label_ids` (N,) int64 counts the dataset's own labels from 0, without a background. `boxes_xyxy` (N, 4) float64 in
     pixels of the displayed image, `areas` (N,) float64 px2 (COCO's: the segmentation's where there is one, which size
     classes go by) and `is_crowd` (N,) bool (neither found nor missed counts there) belong to a detection dataset; a
-    classified picture has one label id and (0, 4) boxes. `width` and `height` are as displayed; they and `content_hash`
-    are 0 and "" until the picture was opened, or say what the annotations say. `image_id` is what the annotations
+    classified image has one label id and (0, 4) boxes. `width` and `height` are as displayed; they and `content_hash`
+    are 0 and "" until the image was opened, or say what the annotations say. `image_id` is what the annotations
     call it, "" if only its URI names it.
     """
 
@@ -61,14 +61,14 @@ class LabelledImage:
 class Problem:
     """One thing that is wrong with labelled data. `kind` is a field of `OnProblem`; `uri` is the file to look at.
 
-    `picture` is the URI of the picture that the problem is about, if that is another file; `label` is the
+    `image` is the URI of the image that the problem is about, if that is another file; `label` is the
     class that has no examples.
     """
 
     kind: str
     uri: str
     detail: str
-    picture: str = ""
+    image: str = ""
     label: str = ""
 
     def __str__(self) -> str:
@@ -76,17 +76,17 @@ class Problem:
 
     @property
     def image_uri(self) -> str:
-        """The picture that it is about."""
-        return self.picture or self.uri
+        """The image that it is about."""
+        return self.image or self.uri
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Labelled pictures of one split, in the order of their annotations.
+    """Labelled images of one split, in the order of their annotations.
 
     `labels[i]` is what label id i of the `images` means. With `boxes_are_fractions` (YOLO, until `check` has opened the
-    pictures) boxes are (x_min, y_min, x_max, y_max) in 0 to 1 of the displayed picture, and areas mean nothing.
-    `storage_options` open the pictures; they are not shown.
+    images) boxes are (x_min, y_min, x_max, y_max) in 0 to 1 of the displayed image, and areas mean nothing.
+    `storage_options` open the images; they are not shown.
     """
 
     task: Task
@@ -99,11 +99,11 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Annotated:
-    """One picture as its annotations describe it: a class name for each object, or the one class of the picture.
+    """One image as its annotations describe it: a class name for each object, or the one class of the image.
 
-    `boxes` belong to `names` one to one; a classified picture has none. Empty `areas` are those of the boxes, empty
+    `boxes` belong to `names` one to one; a classified image has none. Empty `areas` are those of the boxes, empty
     `crowds` are none. `width` and `height` are as annotated, 0 if nothing says them. `source` is the file of the
-    annotations, if it is not the picture.
+    annotations, if it is not the image.
     """
 
     uri: str
@@ -122,22 +122,22 @@ class Found:
     """What a reader brings home. `labels` are those that the files declare, in order; empty if they declare none."""
 
     task: Task
-    pictures: Sequence[Annotated]
+    images: Sequence[Annotated]
     problems: Sequence[Problem]
     labels: Sequence[str] = ()
     boxes_are_fractions: bool = False
 
 
 def as_dataset(found: Found, *, labels: Sequence[str], storage_options: Mapping[str, Any]) -> Dataset:
-    """The pictures with label ids: of `labels` if given, else of those declared, else of those found, sorted.
+    """The images with label ids: of `labels` if given, else of those declared, else of those found, sorted.
 
-    Objects of other classes are left out; a classified picture of another class goes with its class.
+    Objects of other classes are left out; a classified image of another class goes with its class.
     """
-    order = tuple(labels or found.labels or sorted({name for one in found.pictures for name in one.names}))
+    order = tuple(labels or found.labels or sorted({name for one in found.images for name in one.names}))
     ids = {label: number for number, label in enumerate(order)}
     problems = list(found.problems)
     images = []
-    for one in found.pictures:
+    for one in found.images:
         problems += _unknown(one, ids)
         if found.task == "detect" or all(name in ids for name in one.names):
             images.append(_labelled(one, ids))
@@ -161,8 +161,8 @@ def _unknown(one: Annotated, ids: Mapping[str, int]) -> list[Problem]:
         Problem(
             kind="unknown_class",
             uri=one.source or one.uri,
-            picture=one.uri,
-            detail=f"{_objects(count) if one.boxes else 'the picture'} of class {name!r}; the classes are {known}",
+            image=one.uri,
+            detail=f"{_objects(count) if one.boxes else 'the image'} of class {name!r}; the classes are {known}",
         )
         for name, count in strangers.items()
     ]
@@ -213,15 +213,15 @@ def finite(values: Iterable[Any]) -> list[float]:
     return numbers
 
 
-def first_of(pictures: Sequence[Annotated], limit: int | None, *, task: Task) -> Sequence[Annotated]:
-    """At most `limit` of the pictures, in order; of classified ones the first of each class in turn."""
-    if limit is None or limit >= len(pictures):
-        return pictures
+def first_of(images: Sequence[Annotated], limit: int | None, *, task: Task) -> Sequence[Annotated]:
+    """At most `limit` of the images, in order; of classified ones the first of each class in turn."""
+    if limit is None or limit >= len(images):
+        return images
     if task == "detect":
-        return pictures[:limit]
+        return images[:limit]
     seen: Counter[str] = Counter()
     turns = []
-    for number, one in enumerate(pictures):
+    for number, one in enumerate(images):
         turns.append((seen[one.names[0]], number))
         seen[one.names[0]] += 1
-    return [pictures[number] for number in sorted(number for _, number in sorted(turns)[:limit])]
+    return [images[number] for number in sorted(number for _, number in sorted(turns)[:limit])]

@@ -1,6 +1,6 @@
-"""Labels against the picture as it is displayed: the one place where boxes are judged, cut and turned into pixels.
+"""Labels against the image as it is displayed: the one place where boxes are judged, cut and turned into pixels.
 
-A picture all of whose boxes are dropped stays, as a background: that somebody looked at it is still true. Up to EDGE_PX
+An image all of whose boxes are dropped stays, as a background: that somebody looked at it is still true. Up to EDGE_PX
 a box may reach over the edge without a word, because tools count pixels from 0 or from 1 and round; it is cut off.
 """
 
@@ -22,24 +22,24 @@ Boxes = NDArray[np.float64]
 
 
 def as_displayed(dataset: Dataset, opened: Mapping[str, Opened], *, on_problem: OnProblem) -> Dataset:
-    """The pictures that can be used, sizes and contents filled in, boxes in pixels and inside the picture.
+    """The images that can be used, sizes and contents filled in, boxes in pixels and inside the image.
 
     What `on_problem` drops is left out; all problems are noted, also those that it does not forgive.
     """
-    renamed = {one.image_uri for one in dataset.problems if one.kind == "wrong_picture"}
+    renamed = {one.image_uri for one in dataset.problems if one.kind == "wrong_image"}
     problems = list(dataset.problems)
     images = []
     for image in dataset.images:
-        if image.uri in renamed and on_problem.wrong_picture == "drop":
+        if image.uri in renamed and on_problem.wrong_image == "drop":
             continue
-        one, its_problems = _picture(image, opened[image.uri], dataset=dataset, on_problem=on_problem)
+        one, its_problems = _image(image, opened[image.uri], dataset=dataset, on_problem=on_problem)
         problems += its_problems
         if one is not None:
             images.append(one)
     return replace(dataset, images=tuple(images), problems=tuple(problems), boxes_are_fractions=False)
 
 
-def _picture(
+def _image(
     image: LabelledImage, opened: Opened, *, dataset: Dataset, on_problem: OnProblem
 ) -> tuple[LabelledImage | None, list[Problem]]:
     if opened.problem:
@@ -65,7 +65,7 @@ def _size_problem(image: LabelledImage, opened: Opened) -> list[Problem]:
     if said == shown[::-1] and opened.orientation >= 5:
         detail += (
             f". It is stored turned (EXIF orientation {opened.orientation}) and was labelled as stored; boxes are read "
-            "in the displayed picture: turn its pixels and remove the EXIF mark, as they were labelled"
+            "in the displayed image: turn its pixels and remove the EXIF mark, as they were labelled"
         )
     return [Problem(kind="wrong_size", uri=image.uri, detail=detail)]
 
@@ -73,7 +73,7 @@ def _size_problem(image: LabelledImage, opened: Opened) -> list[Problem]:
 def _fitted(
     image: LabelledImage, *, labels: Sequence[str], on_problem: OnProblem
 ) -> tuple[LabelledImage, list[Problem]]:
-    """The picture with its boxes inside it, without those that are dropped."""
+    """The image with its boxes inside it, without those that are dropped."""
     boxes, width, height = image.boxes_xyxy, image.width, image.height
     kinds = _kinds(boxes, width, height)
     problems = [
@@ -102,8 +102,8 @@ def _fitted(
 
 _WORDS = {
     "zero_area": "has no area",
-    "outside": "lies outside the picture",
-    "over_edge": "reaches over the edge of the picture",
+    "outside": "lies outside the image",
+    "over_edge": "reaches over the edge of the image",
 }
 
 

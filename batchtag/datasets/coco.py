@@ -1,4 +1,4 @@
-"""COCO's JSON: pictures, categories and boxes in one file.
+"""COCO's JSON: images, categories and boxes in one file.
 
 Numbers mean what stock pycocotools makes of them, because published figures are its: `bbox` is (x, y, width, height),
 `area` is the segmentation's and decides the size class, `iscrowd` is neither found nor missed, and `ignore` is read by
@@ -24,7 +24,7 @@ _IDS = ("id", "image_id", "category_id")
 
 
 def read_coco(spec: CocoData) -> Found:
-    """Every picture that the file lists, those without boxes too. Raises UsageError for a file that is not COCO's."""
+    """Every image that the file lists, those without boxes too. Raises UsageError for a file that is not COCO's."""
     uri = absolute_uri(spec.uri)
     images, annotations, categories = _sections(uri, read_file(uri, spec.storage_options))
     folder = absolute_uri(spec.images) if spec.images else folder_of(uri)
@@ -37,13 +37,13 @@ def read_coco(spec: CocoData) -> Found:
         else:
             what = f"{_called(annotation)} is of image {annotation.get('image_id')!r}, which `images` does not list"
             problems.append(Problem(kind="unreadable", uri=uri, detail=what))
-    pictures = []
+    annotated = []
     for image in list({image.get("id"): image for image in images}.values())[: spec.limit]:
-        one, its_problems = _picture(image, by_id[image.get("id")], names=names, folder=folder, uri=uri)
-        pictures.append(one)
+        one, its_problems = _image(image, by_id[image.get("id")], names=names, folder=folder, uri=uri)
+        annotated.append(one)
         problems += its_problems
     labels = list(dict.fromkeys(name for name in names.values() if name))
-    return Found(task="detect", pictures=pictures, problems=problems, labels=labels)
+    return Found(task="detect", images=annotated, problems=problems, labels=labels)
 
 
 def _sections(uri: str, data: bytes) -> list[list[Record]]:
@@ -58,7 +58,7 @@ def _sections(uri: str, data: bytes) -> list[list[Record]]:
     if missing:
         listed = ", ".join(map(repr, missing))
         raise UsageError(
-            f"{uri}: is not a COCO file of labelled pictures: no list of objects at {listed}; it has "
+            f"{uri}: is not a COCO file of labelled images: no list of objects at {listed}; it has "
             f"{', '.join(map(repr, there[:10])) or 'nothing'}. (A file of results is no truth)"
         )
     return [content[name] for name in wanted]
@@ -82,20 +82,20 @@ def _repeated(images: list[Record], uri: str) -> list[Problem]:
     return problems
 
 
-def _picture(
+def _image(
     image: Record, annotations: list[Record], *, names: Mapping[Any, str], folder: str, uri: str
 ) -> tuple[Annotated, list[Problem]]:
-    picture = within(str(image.get("file_name") or image.get("id")), folder=folder)
+    image_uri = within(str(image.get("file_name") or image.get("id")), folder=folder)
     problems, kept = [], []
     for annotation in annotations:
         try:
             kept.append(_object(annotation, names))
         except ValueError as error:
             what = f"{_called(annotation)} of {image.get('file_name')!r}: {error}"
-            problems.append(Problem(kind="unreadable", uri=uri, picture=picture, detail=what))
+            problems.append(Problem(kind="unreadable", uri=uri, image=image_uri, detail=what))
     labels, boxes, areas, crowds = zip(*kept, strict=True) if kept else ((), (), (), ())
     one = Annotated(
-        uri=picture,
+        uri=image_uri,
         names=labels,
         boxes=boxes,
         areas=areas,

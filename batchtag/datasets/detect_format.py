@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchtag.config.dataset import CocoData, DatasetSpec, FolderData, TableData, VocData, YoloData
-from batchtag.datasets.files import TABLES, as_folder, folder_of, is_picture, names_if_there, read_file, stem_of
+from batchtag.datasets.files import TABLES, as_folder, folder_of, is_image, names_if_there, read_file, stem_of
 from batchtag.datasets.yolo import classes_of_yaml, yaml_of
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri, join_uri
 
 _BESIDE = ("images", "pictures")
-"""What the folder of COCO's pictures is called, beside the file."""
+"""What the folder of COCO's images is called, beside the file."""
 _SIBLINGS = ("JPEGImages", "images", "Images")
-"""What the folder of the pictures is called, where it lies beside that of the XML files."""
+"""What the folder of the images is called, where it lies beside that of the XML files."""
 
 
 def guess_dataset(uri: str, *, storage_options: Mapping[str, Any] | None = None) -> DatasetSpec:
@@ -54,36 +54,36 @@ def _in_folder(uri: str, names: Sequence[str], options: dict[str, Any]) -> Datas
     jsons = [name for name in top if name.lower().endswith(".json")]
     if len(jsons) == 1 and b'"annotations"' in read_file(join_uri(uri, jsons[0]), options):
         return _coco(join_uri(uri, jsons[0]), options)
-    pictures = {stem_of(name) for name in names if is_picture(name)}
-    if any(name.endswith(".txt") and stem_of(name) in pictures for name in names):
+    images = {stem_of(name) for name in names if is_image(name)}
+    if any(name.endswith(".txt") and stem_of(name) in images for name in names):
         return None  # YOLO's without its class names
-    if any("/" in name and is_picture(name) for name in names):
+    if any("/" in name and is_image(name) for name in names):
         return FolderData(uri=uri, storage_options=options)
     tables = [name for name in top if name.lower().endswith(TABLES)]
     return TableData(uri=join_uri(uri, tables[0]), storage_options=options) if len(tables) == 1 else None
 
 
 def _coco(uri: str, options: dict[str, Any]) -> CocoData:
-    """Pictures lie beside the file or, as often, in `images` (or, where we drew them, `pictures`) beside it."""
+    """Images lie beside the file or, as often, in `images` (or, where we drew them, `images`) beside it."""
     folder = folder_of(uri)
-    if not _has_pictures(folder, options):
+    if not _has_images(folder, options):
         beside = [join_uri(folder, name) for name in _BESIDE]
         folder = next((one for one in beside if names_if_there(one, options)), folder)
     return CocoData(uri=uri, images=folder, storage_options=options)
 
 
-def _has_pictures(folder: str, options: dict[str, Any]) -> bool:
-    return any(is_picture(name) and "/" not in name for name in names_if_there(folder, options))
+def _has_images(folder: str, options: dict[str, Any]) -> bool:
+    return any(is_image(name) and "/" not in name for name in names_if_there(folder, options))
 
 
 def _voc(uri: str, names: Sequence[str], options: dict[str, Any]) -> VocData | None:
-    """XML files in one folder and pictures in one: the same, another below, or a sibling."""
+    """XML files in one folder and images in one: the same, another below, or a sibling."""
     annotations = {name.rpartition("/")[0] for name in names if name.lower().endswith(".xml")}
-    pictures = {name.rpartition("/")[0] for name in names if is_picture(name)}
-    if len(annotations) == 1 and len(pictures) == 1:
-        ways = [join_uri(uri, way) if way else uri for way in (*annotations, *pictures)]
+    images = {name.rpartition("/")[0] for name in names if is_image(name)}
+    if len(annotations) == 1 and len(images) == 1:
+        ways = [join_uri(uri, way) if way else uri for way in (*annotations, *images)]
         return VocData(annotations=ways[0], images=ways[1], storage_options=options)
-    if annotations == {""} and not pictures:
+    if annotations == {""} and not images:
         parent = folder_of(uri.removesuffix("/"))
         siblings = [join_uri(parent, name) for name in _SIBLINGS]
         found = next((one for one in siblings if names_if_there(one, options)), None)
@@ -92,7 +92,7 @@ def _voc(uri: str, names: Sequence[str], options: dict[str, Any]) -> VocData | N
 
 
 def _yolo(uri: str, options: dict[str, Any]) -> YoloData:
-    """The pictures of a data.yaml: those to measure on if it names some, as a folder below its own."""
+    """The images of a data.yaml: those to measure on if it names some, as a folder below its own."""
     classes_of_yaml(uri, options)
     content = yaml_of(uri, options)
     root = _below(folder_of(uri), content.get("path"))
@@ -101,9 +101,9 @@ def _yolo(uri: str, options: dict[str, Any]) -> YoloData:
     # Roboflow writes ../valid/images, meant from a folder that is not there
     folders += [_below(root, way.removeprefix("../")) for way in named if isinstance(way, str) and way]
     folders += [join_uri(folder_of(uri), "images"), folder_of(uri)]
-    images = next((one for one in folders if any(map(is_picture, names_if_there(one, options)))), None)
+    images = next((one for one in folders if any(map(is_image, names_if_there(one, options)))), None)
     if images is None:
-        raise UsageError(f"{uri}: no pictures in any of {', '.join(dict.fromkeys(folders))}; correct its `val`")
+        raise UsageError(f"{uri}: no images in any of {', '.join(dict.fromkeys(folders))}; correct its `val`")
     return YoloData(images=images, names=uri, storage_options=options)
 
 

@@ -1,4 +1,4 @@
-"""Files of labelled data: what lies in a folder, which of it are pictures, and small files read whole.
+"""Files of labelled data: what lies in a folder, which of it are images, and small files read whole.
 
 What lies in a folder whose name begins with a dot, and macOS's `__MACOSX`, is nobody's data: tools leave thumbnails and
 copies there (`.ipynb_checkpoints`), and their folders would become classes.
@@ -22,15 +22,15 @@ TABLES = (".parquet", ".pq", ".csv", ".jsonl", ".ndjson")
 READERS = 16
 """Small files read at a time: a bucket answers a request in 20 to 50 ms."""
 
-_PICTURE = re.compile(
+_IMAGE = re.compile(
     r"\.(?:jpe?g|jpe|jfif|png|apng|gif|webp|avif|hei[cf]s?|tiff?|bmp|dib|p[pgbn]m|jp2|j2k|mpo|tga|pcx)\Z", re.IGNORECASE
 )
 _NOBODYS = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")
 
 
-def is_picture(name: str) -> bool:
-    """Whether a name ends as those of pictures do, in any case."""
-    return _PICTURE.search(name) is not None
+def is_image(name: str) -> bool:
+    """Whether a name ends as those of images do, in any case."""
+    return _IMAGE.search(name) is not None
 
 
 def names_under(folder: str, options: Mapping[str, Any]) -> list[str]:

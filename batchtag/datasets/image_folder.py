@@ -1,6 +1,6 @@
-"""A folder of pictures for each class, at any depth.
+"""A folder of images for each class, at any depth.
 
-The class is the folder in which a picture lies. A bucket has no empty folders, so only on a local disk can one be
+The class is the folder in which an image lies. A bucket has no empty folders, so only on a local disk can one be
 noticed. A folder name that comes twice would silently join what may be two classes, or `train` and `test` of the same
 classes, so that is refused rather than guessed.
 """
@@ -12,18 +12,18 @@ from collections.abc import Mapping
 
 from batchtag.config.dataset import FolderData
 from batchtag.datasets.base import Annotated, Found, Problem, first_of
-from batchtag.datasets.files import is_picture, names_under
+from batchtag.datasets.files import is_image, names_under
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri, join_uri, scheme_of
 
 
 def read_folders(spec: FolderData) -> Found:
-    """Every picture below the folder. Raises UsageError if there is none in a folder of its class."""
+    """Every image below the folder. Raises UsageError if there is none in a folder of its class."""
     uri = absolute_uri(spec.uri)
-    names = [name for name in names_under(uri, spec.storage_options) if is_picture(name)]
+    names = [name for name in names_under(uri, spec.storage_options) if is_image(name)]
     ways = sorted({name.rpartition("/")[0] for name in names} - {""})
     if not ways:
-        raise UsageError(f"{uri}: holds no folder with pictures; kind folders wants one for each class")
+        raise UsageError(f"{uri}: holds no folder with images; kind folders wants one for each class")
     empty = _empty_folders(uri, ways)
     classes = _classes([*ways, *empty], spec, uri=uri)
     problems = [
@@ -31,21 +31,21 @@ def read_folders(spec: FolderData) -> Found:
             kind="empty_class",
             uri=join_uri(uri, way),
             label=classes[way],
-            detail=f"the folder of the class {classes[way]!r} holds no picture; put some in, or remove it",
+            detail=f"the folder of the class {classes[way]!r} holds no image; put some in, or remove it",
         )
         for way in empty
     ]
-    pictures = []
+    images = []
     for name in names:
         way = name.rpartition("/")[0]
         if way:
-            pictures.append(Annotated(uri=join_uri(uri, name), names=[classes[way]]))
+            images.append(Annotated(uri=join_uri(uri, name), names=[classes[way]]))
         else:
             what = f"lies beside the folders of the classes, in {uri}, and so has no class"
             problems.append(Problem(kind="not_annotated", uri=join_uri(uri, name), detail=what))
     return Found(
         task="classify",
-        pictures=first_of(pictures, spec.limit, task="classify"),
+        images=first_of(images, spec.limit, task="classify"),
         problems=problems,
         labels=sorted(set(classes.values())),
     )
@@ -69,7 +69,7 @@ def _classes(ways: list[str], spec: FolderData, *, uri: str) -> Mapping[str, str
 
 
 def _empty_folders(uri: str, ways: list[str]) -> list[str]:
-    """Paths below the root of folders that end there without a picture. None but on the local disk."""
+    """Paths below the root of folders that end there without an image. None but on the local disk."""
     if scheme_of(uri) != "file":
         return []
     filled = {way[: len(way) if at < 0 else at] for way in ways for at in _slashes(way)}

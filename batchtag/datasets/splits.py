@@ -1,7 +1,7 @@
-"""Which picture belongs to which side: equal contents found, a share held out.
+"""Which image belongs to which side: equal contents found, a share held out.
 
-All by what is in a picture, never by its name or place: a data set that was copied, renamed or listed in another order
-is split in the same way, and two copies of one picture never lie on both sides.
+All by what is in an image, never by its name or place: a data set that was copied, renamed or listed in another order
+is split in the same way, and two copies of one image never lie on both sides.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def without_repeats(dataset: Dataset, *, on_problem: OnProblem) -> Dataset:
 
 
 def without_leaks(train: Dataset, val: Dataset, *, on_problem: OnProblem) -> Dataset:
-    """`train` without the pictures that `val` has too."""
+    """`train` without the images that `val` has too."""
     theirs = {image.content_hash: image for image in val.images}
     leaks = [image for image in train.images if image.content_hash in theirs]
     problems = [
@@ -44,10 +44,10 @@ def without_leaks(train: Dataset, val: Dataset, *, on_problem: OnProblem) -> Dat
 
 
 def held_out(dataset: Dataset, holdout: Holdout) -> tuple[Dataset, Dataset]:
-    """What stays, and exactly round(share * n) of the n pictures: of each class, where pictures have one.
+    """What stays, and exactly round(share * n) of the n images: of each class, where images have one.
 
-    In the order of sha256(seed:content), so the same pictures always, and few others when the data grow. Copies of one
-    picture stay together: a group that is too large for what is still wanted is passed over, so the number is exact
+    In the order of sha256(seed:content), so the same images always, and few others when the data grow. Copies of one
+    image stay together: a group that is too large for what is still wanted is passed over, so the number is exact
     unless copies make it impossible, and then it is the next lower that can be had in this order. Problems stay
     with the first.
     """
@@ -61,7 +61,7 @@ def held_out(dataset: Dataset, holdout: Holdout) -> tuple[Dataset, Dataset]:
 
 
 def _chosen(images: Sequence[LabelledImage], holdout: Holdout) -> list[str]:
-    """The contents to hold out of pictures of one class."""
+    """The contents to hold out of images of one class."""
     groups = _by_content(images)
     wanted = round(holdout.share * len(images))
     chosen = []
@@ -83,10 +83,10 @@ def _conflict(
     image: LabelledImage, alike: Sequence[LabelledImage], classes: Sequence[str]
 ) -> tuple[LabelledImage, Problem]:
     other = next((one for one in alike if one.label_ids[0] != image.label_ids[0]), image)
-    detail = f"is the same picture as {other.uri}, and they are in different classes: {', '.join(classes)}"
+    detail = f"is the same image as {other.uri}, and they are in different classes: {', '.join(classes)}"
     return image, Problem(kind="conflict", uri=image.uri, detail=detail)
 
 
 def _duplicate(image: LabelledImage, first: LabelledImage) -> Problem:
-    detail = "is listed more than once" if image.uri == first.uri else f"is the same picture as {first.uri}"
+    detail = "is listed more than once" if image.uri == first.uri else f"is the same image as {first.uri}"
     return Problem(kind="duplicate", uri=image.uri, detail=detail)

@@ -1,7 +1,7 @@
-"""Labels in a Parquet, CSV or JSONL table: a row for each box, or for each classified picture.
+"""Labels in a Parquet, CSV or JSONL table: a row for each box, or for each classified image.
 
-A row of a box table with a picture and nothing else says that the picture is labelled and shows nothing. From CSV the
-pictures and labels are read as text, so that a class `007` stays one.
+A row of a box table with an image and nothing else says that the image is labelled and shows nothing. From CSV the
+images and labels are read as text, so that a class `007` stays one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from batchtag.storage import absolute_uri
 
 Columns = dict[str, list[Any]]
 Row = Sequence[Any]
-"""Picture, label, and four sides or none, as the table has them."""
+"""Image, label, and four sides or none, as the table has them."""
 
 
 def read_table(spec: TableData) -> Found:
-    """The pictures in the order of their first rows. Raises UsageError for a file or column that is not there."""
+    """The images in the order of their first rows. Raises UsageError for a file or column that is not there."""
     uri = absolute_uri(spec.uri)
     columns = _columns(uri, spec)
     boxes = _box_columns(list(columns), spec, uri=uri)
@@ -36,9 +36,9 @@ def read_table(spec: TableData) -> Found:
     _check_columns(wanted, list(columns), uri)
     rows = list(zip(*(columns[name] for name in wanted), strict=True))
     folder = absolute_uri(spec.images) if spec.images else folder_of(uri)
-    pictures, problems = (_detected if boxes else _classified)(rows, uri=uri, folder=folder)
+    images, problems = (_detected if boxes else _classified)(rows, uri=uri, folder=folder)
     task: Any = "detect" if boxes else "classify"
-    return Found(task=task, pictures=first_of(pictures, spec.limit, task=task), problems=problems)
+    return Found(task=task, images=first_of(images, spec.limit, task=task), problems=problems)
 
 
 def _columns(uri: str, spec: TableData) -> Columns:
@@ -102,18 +102,18 @@ def _check_columns(wanted: list[str], there: list[str], uri: str) -> None:
 
 
 def _classified(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[Annotated], list[Problem]]:
-    pictures, problems = [], []
+    images, problems = [], []
     for number, (name, label) in enumerate(rows, 1):
         if _is_nothing(name):
-            problems.append(Problem(kind="unreadable", uri=uri, detail=f"row {number:,} names no picture"))
+            problems.append(Problem(kind="unreadable", uri=uri, detail=f"row {number:,} names no image"))
             continue
-        picture = within(str(name), folder=folder)
+        image = within(str(name), folder=folder)
         if _is_nothing(label):
             what = f"row {number:,} has no label for {name}"
-            problems.append(Problem(kind="not_annotated", uri=uri, picture=picture, detail=what))
+            problems.append(Problem(kind="not_annotated", uri=uri, image=image, detail=what))
         else:
-            pictures.append(Annotated(uri=picture, names=[str(label)], source=uri))
-    return pictures, problems
+            images.append(Annotated(uri=image, names=[str(label)], source=uri))
+    return images, problems
 
 
 def _detected(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[Annotated], list[Problem]]:
@@ -122,11 +122,11 @@ def _detected(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[Annot
     problems = []
     for number, (name, label, *sides) in enumerate(rows, 1):
         if _is_nothing(name):
-            problems.append(Problem(kind="unreadable", uri=uri, detail=f"row {number:,} names no picture"))
+            problems.append(Problem(kind="unreadable", uri=uri, detail=f"row {number:,} names no image"))
             continue
-        picture = within(str(name), folder=folder)
-        names.setdefault(picture, [])
-        boxes.setdefault(picture, [])
+        image = within(str(name), folder=folder)
+        names.setdefault(image, [])
+        boxes.setdefault(image, [])
         if all(_is_nothing(value) for value in (label, *sides)):
             continue
         try:
@@ -135,12 +135,12 @@ def _detected(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[Annot
             x_min, y_min, x_max, y_max = finite(sides)
         except ValueError as error:
             what = f"row {number:,}, of {name}: {error}"
-            problems.append(Problem(kind="unreadable", uri=uri, picture=picture, detail=what))
+            problems.append(Problem(kind="unreadable", uri=uri, image=image, detail=what))
             continue
-        names[picture].append(str(label))
-        boxes[picture].append((x_min, y_min, x_max, y_max))
-    pictures = [Annotated(uri=one, names=names[one], boxes=boxes[one], source=uri) for one in names]
-    return pictures, problems
+        names[image].append(str(label))
+        boxes[image].append((x_min, y_min, x_max, y_max))
+    images = [Annotated(uri=one, names=names[one], boxes=boxes[one], source=uri) for one in names]
+    return images, problems
 
 
 def _is_nothing(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Labelled data checked before anything is trained or measured on them: every problem found, then one decision.
 
-All pictures are opened and all problems collected before the first of them is judged, so that a person corrects a data
+All images are opened and all problems collected before the first of them is judged, so that a person corrects a data
 set once and not ten times. What is dropped is told as well: a data set that silently shrinks is another data set.
 """
 
@@ -18,7 +18,7 @@ from batchtag.datasets import Dataset, Problem, open_dataset
 from batchtag.datasets.base import LabelledImage
 from batchtag.datasets.boxes import as_displayed
 from batchtag.datasets.classes import with_empty_classes, without_empty_classes
-from batchtag.datasets.image_check import Opened, Told, open_pictures
+from batchtag.datasets.image_check import Opened, Told, open_images
 from batchtag.datasets.splits import held_out, without_leaks, without_repeats
 from batchtag.decoding.decoder import DecodeRules
 from batchtag.errors import UsageError
@@ -29,7 +29,7 @@ SHOWN_PER_KIND = 10
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedData:
-    """Two splits that can be used: every picture opens, every box lies inside its picture and has an area.
+    """Two splits that can be used: every image opens, every box lies inside its image and has an area.
 
     `digest` is `data_digest` of both. `num_problems` counts what was met, by kind; the problems themselves are those of
     the splits, and `problem_lines` tells them.
@@ -61,7 +61,7 @@ def check_data(
     threads: int,
     told: Told | None = None,
 ) -> CheckedData:
-    """Both splits, checked against their pictures. `val` was opened with the labels of `train`.
+    """Both splits, checked against their images. `val` was opened with the labels of `train`.
 
     Raises one UsageError with all problems that `on_problem` does not forgive, or if a split has nothing left;
     StorageError if a store cannot be read. Runs on the driver, in `threads` threads.
@@ -72,7 +72,7 @@ def check_data(
             f"train is data to {train.task} with the classes {list(train.labels)}, and val to {splits[1].task} with "
             f"{list(splits[1].labels)}; both must be of one kind and have the same classes"
         )
-    opened = open_pictures(_pictures_of(splits), rules=rules, threads=threads, told=told)
+    opened = open_images(_images_of(splits), rules=rules, threads=threads, told=told)
     splits = [
         without_repeats(as_displayed(one, opened, on_problem=on_problem), on_problem=on_problem) for one in splits
     ]
@@ -96,12 +96,12 @@ def check_dataset(
     dataset: Dataset, *, on_problem: OnProblem, rules: DecodeRules, threads: int, told: Told | None = None
 ) -> Dataset:
     """One split, to measure on, checked like `val` of `check_data`. Raises like it."""
-    opened = open_pictures(_pictures_of([dataset]), rules=rules, threads=threads, told=told)
+    opened = open_images(_images_of([dataset]), rules=rules, threads=threads, told=told)
     return check_opened(dataset, opened, on_problem=on_problem)
 
 
 def check_opened(dataset: Dataset, opened: Mapping[str, Opened], *, on_problem: OnProblem) -> Dataset:
-    """The same where it is known already what each picture is: a run that tagged them has opened them all."""
+    """The same where it is known already what each image is: a run that tagged them has opened them all."""
     shown = as_displayed(dataset, opened, on_problem=on_problem)
     checked = without_repeats(shown, on_problem=on_problem)
     _raise_if_fatal([one for one in checked.problems if one.kind != "empty_class"], on_problem)
@@ -111,7 +111,7 @@ def check_opened(dataset: Dataset, opened: Mapping[str, Opened], *, on_problem: 
 
 
 def data_digest(*splits: Dataset) -> str:
-    """64 hex digits over all that training depends on: labels, and each picture's content, boxes and label ids.
+    """64 hex digits over all that training depends on: labels, and each image's content, boxes and label ids.
 
     Neither names nor order count: a data set that was moved is the same.
     """
@@ -140,8 +140,8 @@ def _facts(image: LabelledImage) -> list[object]:
     return [image.content_hash, *(column.tolist() for column in columns)]
 
 
-def _pictures_of(splits: Sequence[Dataset]) -> dict[str, Mapping[str, object]]:
-    """The storage options for each URI; a picture of two splits is opened once."""
+def _images_of(splits: Sequence[Dataset]) -> dict[str, Mapping[str, object]]:
+    """The storage options for each URI; an image of two splits is opened once."""
     return {image.uri: split.storage_options for split in splits for image in split.images}
 
 
@@ -164,5 +164,5 @@ def _nothing_left(name: str, problems: Sequence[Problem]) -> str:
     told = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common()) or "no problem was met"
     example = f", such as {problems[0]}" if problems else ""
     return printable(
-        f"{name} has no picture left ({told}{example}); correct the data, or choose another share to hold out"
+        f"{name} has no image left ({told}{example}); correct the data, or choose another share to hold out"
     )

@@ -1,8 +1,8 @@
-"""Pascal VOC: an XML file for each picture.
+"""Pascal VOC: an XML file for each image.
 
-A file is of the picture that is called as the file is (000012.xml, 000012.jpg): so the devkit's ImageSets, the
+A file is of the image that is called as the file is (000012.xml, 000012.jpg): so the devkit's ImageSets, the
 VOCDetection of torchvision and detectron2 read it. Its <filename> is a remark, often of before a renaming, but may also
-show a copied file: where it names another picture, that is told as `wrong_picture`, and no picture is taken by it.
+show a copied file: where it names another image, that is told as `wrong_image`, and no image is taken by it.
 
 Boxes are (xmin, ymin, xmax, ymax) as they stand. The devkit counts pixels from 1 and includes the last, so detectron2
 takes 1 off the minima; but labelImg and most tools since write what they draw, from 0, and torchvision's wrapper
@@ -18,24 +18,24 @@ from xml.parsers import expat
 
 from batchtag.config.dataset import VocData
 from batchtag.datasets.base import Annotated, Box, Found, Problem, finite
-from batchtag.datasets.files import is_picture, lines_of, names_under, read_files, stem_of
+from batchtag.datasets.files import is_image, lines_of, names_under, read_files, stem_of
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri, join_uri
 
 
 def read_voc(spec: VocData) -> Found:
-    """Every picture that has annotations. Raises UsageError if there are none, StorageError for a missing folder."""
-    annotations, images = absolute_uri(spec.annotations), absolute_uri(spec.images)
+    """Every image that has annotations. Raises UsageError if there are none, StorageError for a missing folder."""
+    annotations, folder = absolute_uri(spec.annotations), absolute_uri(spec.images)
     options = spec.storage_options
     files = _by_stem([name for name in names_under(annotations, options) if name.lower().endswith(".xml")])
     if not files:
         raise UsageError(f"{annotations}: holds no .xml file; data.annotations of kind voc is the folder of them")
-    pictures = _by_stem([name for name in names_under(images, options) if is_picture(name)])
-    names = _wanted(spec, known=files) or sorted({*files, *pictures})
+    images = _by_stem([name for name in names_under(folder, options) if is_image(name)])
+    names = _wanted(spec, known=files) or sorted({*files, *images})
     problems = [
         Problem(
             kind="not_annotated",
-            uri=join_uri(images, pictures[name]) if name in pictures else absolute_uri(spec.names),
+            uri=join_uri(folder, images[name]) if name in images else absolute_uri(spec.names),
             detail=f"no {name}.xml in {annotations} says what is on it",
         )
         for name in names
@@ -48,14 +48,14 @@ def read_voc(spec: VocData) -> Found:
         try:
             root = _parse(data)
         except ValueError as error:
-            picture = join_uri(images, pictures.get(name, name))
-            problems.append(Problem(kind="unreadable", uri=uri, picture=picture, detail=str(error)))
+            image = join_uri(folder, images.get(name, name))
+            problems.append(Problem(kind="unreadable", uri=uri, image=image, detail=str(error)))
             continue
-        picture = join_uri(images, pictures[name] if name in pictures else _named(root, name))
-        one, its_problems = _picture(root, uri=uri, picture=picture, is_difficult_kept=spec.difficult == "keep")
+        image = join_uri(folder, images[name] if name in images else _named(root, name))
+        one, its_problems = _image(root, uri=uri, image=image, is_difficult_kept=spec.difficult == "keep")
         found.append(one)
         problems += its_problems
-    return Found(task="detect", pictures=found, problems=problems)
+    return Found(task="detect", images=found, problems=problems)
 
 
 def _by_stem(names: list[str]) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _wanted(spec: VocData, *, known: Mapping[str, str]) -> list[str]:
     for line in lines_of(absolute_uri(spec.names), spec.storage_options):
         name, _, mark = line.rpartition(" ")
         name = name.strip() if mark in ("-1", "0", "1") and name and line not in known else line
-        names.append(name.rpartition(".")[0] if is_picture(name) else name)
+        names.append(name.rpartition(".")[0] if is_image(name) else name)
     return list(dict.fromkeys(names))
 
 
@@ -102,17 +102,17 @@ def _refuse_doctype(*_: Any) -> None:
 
 
 def _named(root: Element, name: str) -> str:
-    """What to call a picture that the folder does not have: as its XML file, with the extension it speaks of."""
+    """What to call an image that the folder does not have: as its XML file, with the extension it speaks of."""
     extension = (root.findtext("filename") or "").strip().rpartition(".")[2]
-    return f"{name}.{extension}" if is_picture(f".{extension}") else f"{name}.jpg"
+    return f"{name}.{extension}" if is_image(f".{extension}") else f"{name}.jpg"
 
 
-def _picture(root: Element, *, uri: str, picture: str, is_difficult_kept: bool) -> tuple[Annotated, list[Problem]]:
+def _image(root: Element, *, uri: str, image: str, is_difficult_kept: bool) -> tuple[Annotated, list[Problem]]:
     problems, names, boxes = [], [], []
     said = (root.findtext("filename") or "").strip()
     if said and stem_of(said).casefold() != stem_of(uri).casefold() and said.casefold() != stem_of(uri).casefold():
-        what = f"names another picture, {said!r}, in <filename>; by its own name it is of {picture}"
-        problems.append(Problem(kind="wrong_picture", uri=uri, picture=picture, detail=what))
+        what = f"names another image, {said!r}, in <filename>; by its own name it is of {image}"
+        problems.append(Problem(kind="wrong_image", uri=uri, image=image, detail=what))
     for number, thing in enumerate(root.findall("object"), 1):
         if not is_difficult_kept and (thing.findtext("difficult") or "").strip() == "1":
             continue
@@ -120,12 +120,12 @@ def _picture(root: Element, *, uri: str, picture: str, is_difficult_kept: bool) 
             name, box = _object(thing)
         except ValueError as error:
             what = f"object {number}: {error}"
-            problems.append(Problem(kind="unreadable", uri=uri, picture=picture, detail=what))
+            problems.append(Problem(kind="unreadable", uri=uri, image=image, detail=what))
             continue
         names.append(name)
         boxes.append(box)
     width, height = (_side(root.findtext(f"size/{side}")) for side in ("width", "height"))
-    one = Annotated(uri=picture, names=names, boxes=boxes, width=width, height=height, source=uri)
+    one = Annotated(uri=image, names=names, boxes=boxes, width=width, height=height, source=uri)
     return one, problems
 
 

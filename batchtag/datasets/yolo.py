@@ -1,8 +1,8 @@
-"""YOLO's text files: a line for each object, `class centre_x centre_y width height`, as fractions of the picture.
+"""YOLO's text files: a line for each object, `class centre_x centre_y width height`, as fractions of the image.
 
-The fractions are of the displayed picture, as Ultralytics loads it (upright by EXIF), so they become pixels only when
+The fractions are of the displayed image, as Ultralytics loads it (upright by EXIF), so they become pixels only when
 `check` has opened it. A line of a class and three or more points is a segment's, and its box is the one around it, as
-Ultralytics takes it. A picture without a text file, or with an empty one, is a picture of nothing: a background.
+Ultralytics takes it. An image without a text file, or with an empty one, is an image of nothing: a background.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from batchtag.config.dataset import YoloData
 from batchtag.datasets.base import Annotated, Box, Found, Problem, finite
 from batchtag.datasets.files import (
     as_folder,
-    is_picture,
+    is_image,
     lines_of,
     names_if_there,
     names_under,
@@ -29,42 +29,42 @@ from batchtag.storage import absolute_uri, join_uri
 
 
 def read_yolo(spec: YoloData) -> Found:
-    """Every picture of the folder. Raises UsageError if none of them has a text file, or the classes are not told."""
-    images, options = absolute_uri(spec.images), spec.storage_options
+    """Every image of the folder. Raises UsageError if none of them has a text file, or the classes are not told."""
+    folder, options = absolute_uri(spec.images), spec.storage_options
     classes = _classes(spec)
-    pictures = [join_uri(images, name) for name in names_under(images, options) if is_picture(name)]
-    texts, folders, there = _texts(spec, pictures)
-    mine = dict(zip(pictures, texts, strict=True))
+    images = [join_uri(folder, name) for name in names_under(folder, options) if is_image(name)]
+    texts, folders, there = _texts(spec, images)
+    mine = dict(zip(images, texts, strict=True))
     if not there.intersection(texts):
         raise UsageError(
-            f"{images}: none of its {len(pictures):,} pictures has a text file of labels in {' or '.join(folders)}; "
+            f"{folder}: none of its {len(images):,} images has a text file of labels in {' or '.join(folders)}; "
             "say where they are as data.labels"
         )
     problems = list(_lonely(sorted(there.difference(texts)), options))
-    pictures = pictures[: spec.limit]
-    uris = [mine[picture] for picture in pictures if mine[picture] in there]
+    images = images[: spec.limit]
+    uris = [mine[image] for image in images if mine[image] in there]
     contents = dict(zip(uris, read_files(uris, options), strict=True))
     found = []
-    for picture in pictures:
-        uri = mine[picture]
-        one, its_problems = _picture(contents.get(uri, b""), uri=uri, picture=picture, classes=classes)
+    for image in images:
+        uri = mine[image]
+        one, its_problems = _image(contents.get(uri, b""), uri=uri, image=image, classes=classes)
         found.append(one)
         problems += its_problems
     labels = list(dict.fromkeys(classes.values()))
-    return Found(task="detect", pictures=found, problems=problems, labels=labels, boxes_are_fractions=True)
+    return Found(task="detect", images=found, problems=problems, labels=labels, boxes_are_fractions=True)
 
 
-def _texts(spec: YoloData, pictures: Sequence[str]) -> tuple[list[str], list[str], set[str]]:
-    """The URI of each picture's text file, the folders where they may lie, and all that lies there."""
-    images = as_folder(absolute_uri(spec.images))
+def _texts(spec: YoloData, images: Sequence[str]) -> tuple[list[str], list[str], set[str]]:
+    """The URI of each image's text file, the folders where they may lie, and all that lies there."""
+    images_folder = as_folder(absolute_uri(spec.images))
     if spec.labels:
         folders = [as_folder(absolute_uri(spec.labels))]
-        texts = [_as_text(folders[0] + picture[len(images) :]) for picture in pictures]
+        texts = [_as_text(folders[0] + image[len(images_folder) :]) for image in images]
         return texts, folders, _files_in(folders, spec)
-    folders = list(dict.fromkeys([images, _swapped(images)]))
+    folders = list(dict.fromkeys([images_folder, _swapped(images_folder)]))
     there = _files_in(folders, spec)
-    swapped = [_as_text(_swapped(picture)) for picture in pictures]
-    return (swapped if there.intersection(swapped) else [_as_text(one) for one in pictures]), folders, there
+    swapped = [_as_text(_swapped(image)) for image in images]
+    return (swapped if there.intersection(swapped) else [_as_text(one) for one in images]), folders, there
 
 
 def _files_in(folders: Sequence[str], spec: YoloData) -> set[str]:
@@ -112,15 +112,15 @@ def yaml_of(uri: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lonely(uris: Sequence[str], options: Mapping[str, Any]) -> Iterator[Problem]:
-    """Text files of labels without a picture. Lists of classes and of pictures, and notes, are none."""
+    """Text files of labels without an image. Lists of classes and of images, and notes, are none."""
     texts = [uri for uri in uris if uri.endswith(".txt")]
     for uri, data in zip(texts, read_files(texts, options), strict=True):
         objects = [line for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
         if objects and all(_is_object(line) for line in objects):
             yield Problem(
-                kind="missing_picture",
+                kind="missing_image",
                 uri=uri,
-                detail=f"is of a picture that is not there (lines of labels: {len(objects)})",
+                detail=f"is of an image that is not there (lines of labels: {len(objects)})",
             )
 
 
@@ -132,7 +132,7 @@ def _is_object(line: str) -> bool:
     return True
 
 
-def _picture(data: bytes, *, uri: str, picture: str, classes: Mapping[int, str]) -> tuple[Annotated, list[Problem]]:
+def _image(data: bytes, *, uri: str, image: str, classes: Mapping[int, str]) -> tuple[Annotated, list[Problem]]:
     problems, names, boxes = [], [], []
     for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
         words = line.split()
@@ -145,11 +145,11 @@ def _picture(data: bytes, *, uri: str, picture: str, classes: Mapping[int, str])
                 raise ValueError(f"{words[0]!r} is not the number of a class")
         except ValueError as error:
             what = f"line {number}: {error}"
-            problems.append(Problem(kind="unreadable", uri=uri, picture=picture, detail=what))
+            problems.append(Problem(kind="unreadable", uri=uri, image=image, detail=what))
             continue
         names.append(classes.get(int(class_number), f"number {int(class_number)}"))
         boxes.append(box)
-    return Annotated(uri=picture, names=names, boxes=boxes, source=uri), problems
+    return Annotated(uri=image, names=names, boxes=boxes, source=uri), problems
 
 
 def _box(words: Sequence[str]) -> Box:

@@ -39,11 +39,11 @@ __all__ = ["FORMATS", "MARGIN", "DecodeRules", "decode", "sniff"]
 MARGIN = {"fit": 2.0, "stretch": 2.0, "cover": 1.5, "full": 1.0}
 """How many times the resolution a model resizes to must be left after DCT scaling, by the mode of its need.
 
-Of the 31 photographs of ../shared/data/photos at exactly such a margin, a pixel differs from the full picture resized
+Of the 31 photographs of ../shared/data/photos at exactly such a margin, a pixel differs from the full image resized
 to the same size (torchvision, antialiased) on average by 1.0, 1.4 and 2.3 of 255 at 1/2, 1/4 and 1/8 with 2, by 1.3,
 1.6 and 2.8 with 1.5, and by 2.7, 2.5 and 4.4 with 1; saving the photograph once more as JPEG at quality 90 makes 0.6.
 Boxes are held against pixels, so detectors keep 2. For classifiers 230 photographs show no difference between 1.5 and
-2 (`benchmarks.margins`, a published ImageNet network): the best label is the full picture's for 97.8, 96.1 and 97.0 %
+2 (`benchmarks.margins`, a published ImageNet network): the best label is the full image's for 97.8, 96.1 and 97.0 %
 with 1.5 at 1/2, 1/4 and 1/8, for 97.0 and 97.8 % with 2 at 1/2 and 1/4, for 97.8 % of those saved once more at quality
 80; and for all of those that it is sure of (a score of 0.3). What a phone takes, 12 megapixels, comes at 1/8 then: 20
 ms instead of 26 for the decoder.
@@ -61,18 +61,19 @@ class DecodeRules:
     depth: Literal["clip", "scale"] = "clip"
 
 
-def decode(data: bytes, *, rules: DecodeRules, needs: Sequence[InputResolution] = ()) -> DecodedImage:
-    """The picture as a person would see it: its first frame, upright, RGB uint8.
+def decode(data: bytes, *, rules: DecodeRules, input_resolutions: Sequence[InputResolution] = ()) -> DecodedImage:
+    """The image as a person would see it: its first frame, upright, RGB uint8.
 
     Alpha is dropped and CMYK, LAB, palettes and (depth "clip") 16 bits become RGB exactly as Pillow's `convert("RGB")`
-    does it. `pixels` is read-only where nothing forced a copy. With `needs`, a JPEG may come at 1/2, 1/4 or 1/8 of its
+    does it. `pixels` is read-only where nothing forced a copy. With `input_resolutions`, a JPEG may come at 1/2, 1/4 or
+    1/8 of its
     `width` and `height`, and still has MARGIN times what each need says. Raises DecodeError and nothing else. Runs in
     a CPU thread; Pillow decodes without the GIL, so threads scale.
     """
     _ignore_pillow_warnings()
     name = _admit(data, rules)
     try:
-        return _decode_as(name, data, rules, needs)
+        return _decode_as(name, data, rules, input_resolutions)
     except DecodeError:
         raise
     # The one broad clause around one image: on hostile bytes Pillow's plugins raise whatever their arithmetic meets.
@@ -121,7 +122,9 @@ _TURNS = {
 }
 
 
-def _decode_as(name: str, data: bytes, rules: DecodeRules, needs: Sequence[InputResolution]) -> DecodedImage:
+def _decode_as(
+    name: str, data: bytes, rules: DecodeRules, input_resolutions: Sequence[InputResolution]
+) -> DecodedImage:
     _load_plugin(name)
     _raise_pillow_limit(rules.max_pixels)
     image: Image.Image
@@ -134,9 +137,9 @@ def _decode_as(name: str, data: bytes, rules: DecodeRules, needs: Sequence[Input
             raise _too_many_pixels(name, f"{width:,} x {height:,} pixels", rules)
         orientation = _orientation(image)
         reduction = 1
-        if rules.scaled and needs and name in ("jpeg", "mpo"):
+        if rules.scaled and input_resolutions and name in ("jpeg", "mpo"):
             width, height = (height, width) if orientation >= 5 else (width, height)
-            reduction = _reduction(width, height, needs)
+            reduction = _reduction(width, height, input_resolutions)
         if reduction > 1:
             image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
         rgb = _rgb(image, rules.depth)
@@ -207,9 +210,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _reduction(width: int, height: int, needs: Sequence[InputResolution]) -> int:
-    """By how much the DCT may shrink a picture of that displayed size: 1, 2, 4 or 8."""
-    needed = max(MARGIN[need.mode] * need.scale(width, height) for need in needs)
+def _reduction(width: int, height: int, input_resolutions: Sequence[InputResolution]) -> int:
+    """By how much the DCT may shrink an image of that displayed size: 1, 2, 4 or 8."""
+    needed = max(
+        MARGIN[input_resolution.mode] * input_resolution.scale(width, height) for input_resolution in input_resolutions
+    )
     return next((by for by in (8, 4, 2) if by * needed <= 1.0), 1)
 
 
@@ -228,9 +233,9 @@ def _rgb(image: Image.Image, depth: Literal["clip", "scale"]) -> Image.Image:
 def _eight_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
     """Grey samples (H, W) of 16 bits, 32 bits or floating point, in 0 to 255.
 
-    16 bits map 0..65535, whatever the picture uses, so that pictures of a series stay comparable. Pillow has already
+    16 bits map 0..65535, whatever the image uses, so that images of a series stay comparable. Pillow has already
     brought a PGM of any maxval, and the channels of 16-bit RGB, to their full range. Wider integers count as 16 bits
-    and floats as 0..1; only where a sample lies outside is the range the picture's own minimum to maximum. NaN and
+    and floats as 0..1; only where a sample lies outside is the range the image's own minimum to maximum. NaN and
     infinities are black.
     """
     if samples.dtype.itemsize == 2:
@@ -267,5 +272,5 @@ def _explain(error: Exception, name: str, data: bytes, rules: DecodeRules) -> De
     if isinstance(error, NotImplementedError) or "unsupported" in why.lower():
         return DecodeError(f"{what}, of a variety that Pillow cannot read: {why}", code=Code.UNSUPPORTED)
     if _CUT_SHORT.search(why) or is_cut_short(name, data):
-        return DecodeError(f"{what} ends before its picture does: {why}. Upload it again", code=Code.TRUNCATED)
+        return DecodeError(f"{what} ends before its image does: {why}. Upload it again", code=Code.TRUNCATED)
     return DecodeError(f"{what} is damaged: {why}", code=Code.CORRUPT)

@@ -1,4 +1,4 @@
-"""What the first bytes of an object say: which image format, how large a picture, and whether its end is missing.
+"""What the first bytes of an object say: which image format, how large an image, and whether its end is missing.
 
 Reads headers and decodes nothing, so it takes no memory whatever a header claims. Only the bytes count, never a name.
 One table says which formats exist for us, which plugin of Pillow reads each and which are on by default: those that
@@ -132,7 +132,7 @@ def _recognize_box_file(data: bytes) -> str:
         return "avif"
     if brand not in _HEIC_BRANDS:
         return ""
-    # mif1 and msf1 say only "some coded picture"; the compatible brands say which.
+    # mif1 and msf1 say only "some coded image"; the compatible brands say which.
     compatible = data[16 : min(int.from_bytes(data[:4], "big"), 512)]
     is_avif = brand in (b"mif1", b"msf1") and (b"avif" in compatible or b"avis" in compatible)
     return "avif" if is_avif else "heif"
@@ -239,7 +239,7 @@ def _last_box_end(data: bytes) -> int:
     end = 0
     while end + 8 <= len(data):
         size = int.from_bytes(data[end : end + 4], "big")
-        if size < 8:  # 0 is "to the end of the file", 1 a size of 64 bits, which no picture needs
+        if size < 8:  # 0 is "to the end of the file", 1 a size of 64 bits, which no image needs
             return len(data)
         end += size
     return end

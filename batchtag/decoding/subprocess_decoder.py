@@ -1,9 +1,9 @@
-"""Decoding in a child process, so that a picture that kills the decoder, or never lets it go, costs the child only.
+"""Decoding in a child process, so that an image that kills the decoder, or never lets it go, costs the child only.
 
-Used for bundles that already killed a worker. The child serves one picture after another over its pipes and is started
+Used for bundles that already killed a worker. The child serves one image after another over its pipes and is started
 again when it dies; about 0.3 s a start and a copy of the pixels, which is why the line does not decode this way always.
 The clock is the child's own alarm, not a thread here: the kernel ends it in the midst of any C code, whoever else has
-died meanwhile, and an alarm that comes late can never hit the next picture.
+died meanwhile, and an alarm that comes late can never hit the next image.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class IsolatedDecoder:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def decode(self, data: bytes, *, rules: DecodeRules, needs: Sequence[InputResolution]) -> DecodedImage:
+    def decode(self, data: bytes, *, rules: DecodeRules, input_resolutions: Sequence[InputResolution]) -> DecodedImage:
         """Raises DecodeError, also with `crashed` when the child died and `timeout` when its time was up.
 
-        A child that cannot even start is no fault of the picture: RunFailed.
+        A child that cannot even start is no fault of the image: RunFailed.
         """
         child = self._running()
         try:
-            _send(child.stdin, (data, rules, list(needs)))
+            _send(child.stdin, (data, rules, list(input_resolutions)))
             answer = _receive(child.stdout)
         except (OSError, EOFError):
             self._end()
@@ -73,7 +73,7 @@ class IsolatedDecoder:
             self._child = child
             self._end()
             raise RunFailed(
-                f"the child process that decodes pictures apart does not start (exit status {child.returncode}); "
+                f"the child process that decodes images apart does not start (exit status {child.returncode}); "
                 f"try it: {' '.join(command)}"
             )
         return child
@@ -118,9 +118,9 @@ def _serve(requests: IO[bytes], answers: IO[bytes], *, timeout_s: float) -> None
     while size := requests.read(_LENGTH.size):
         payload = _exactly(requests, _LENGTH.unpack(size)[0])
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        data, rules, needs = pickle.loads(payload)
+        data, rules, input_resolutions = pickle.loads(payload)
         try:
-            answer: object = decode(data, rules=rules, needs=needs)
+            answer: object = decode(data, rules=rules, input_resolutions=input_resolutions)
         except DecodeError as error:
             answer = error
         signal.setitimer(signal.ITIMER_REAL, 0)

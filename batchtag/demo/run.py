@@ -1,4 +1,4 @@
-"""The demonstration: fresh pictures of shelves through the whole line, and what was found beside what is there.
+"""The demonstration: fresh images of shelves through the whole line, and what was found beside what is there.
 
 The two models are ours, trained by `batchtag train` with the job files in jobs/demo/ on drawn shelves of seeds 1 and 2,
 and travel with the package, so nothing is downloaded. Each demonstration draws shelves that they have not seen.
@@ -21,7 +21,7 @@ from batchtag.analysis.verify import verify
 from batchtag.config.job import JobSpec, make_spec
 from batchtag.config.model import CheckpointSpec
 from batchtag.demo.scenes import BRANDS, SHAPES, true_inventory, write_crops, write_scenes
-from batchtag.evaluation.evaluate import checked_truth, evaluate_model, evaluate_out, open_truth
+from batchtag.evaluation.evaluate import checked_ground_truth, evaluate_model, evaluate_out, open_ground_truth
 from batchtag.evaluation.result import headline_text, write_evaluation
 from batchtag.runs.driver import run_job
 
@@ -37,7 +37,7 @@ from confident box join tags product
   on product.uri = box.uri and product.parent = box.model || '#' || box.rank and product.rank = 1
 where box.kind = 'object' group by all
 """
-_FAILURES = "select parse_filename(uri) as picture, stage, code, message from errors order by uri"
+_FAILURES = "select parse_filename(uri) as image, stage, code, message from errors order by uri"
 
 
 def model_folder(name: str) -> str:
@@ -49,7 +49,7 @@ def run_demo(folder: Path, *, num_images: int, seed: int, console: Console, answ
     """Draw, tag, verify, count and judge: the story to `console`, the tables to `answer`."""
     out = folder / "tags"
     console.print(
-        f"Drawing {num_images} pictures of shelves (seed {seed}), and 2 broken files, into {folder}/pictures",
+        f"Drawing {num_images} images of shelves (seed {seed}), and 2 broken files, into {folder}/images",
         highlight=False,
         soft_wrap=True,
     )
@@ -70,7 +70,7 @@ def _job(folder: Path, out: Path) -> JobSpec:
     crops = {"crops_of": PRODUCTS, "min_score": _MIN_SCORE}
     content = {
         "version": 1,
-        "source": {"kind": "prefix", "uris": [str(folder / "pictures")]},
+        "source": {"kind": "prefix", "uris": [str(folder / "images")]},
         "models": [
             {"kind": "checkpoint", "name": PRODUCTS, "uri": model_folder(PRODUCTS)},
             {"kind": "checkpoint", "name": BRANDS_MODEL, "uri": model_folder(BRANDS_MODEL), "on": crops, "max_tags": 1},
@@ -120,9 +120,9 @@ def _failures(out: str) -> Table:
 
 def _judge(folder: Path, out: Path, *, console: Console, answer: Console) -> None:
     """Both models against the truth: the detector by the tables just written, the classifier on the true crops."""
-    truth = str(folder / "instances.json")
-    products = evaluate_out(str(out), open_truth(truth), data=truth, model=PRODUCTS)
-    crops = checked_truth(open_truth(str(folder / "crops")), told=_unheard)
+    ground_truth = str(folder / "instances.json")
+    products = evaluate_out(str(out), open_ground_truth(ground_truth), data=ground_truth, model=PRODUCTS)
+    crops = checked_ground_truth(open_ground_truth(str(folder / "crops")), told=_unheard)
     brands = evaluate_model(
         CheckpointSpec(uri=model_folder(BRANDS_MODEL)), crops, data=str(folder / "crops"), told=_unheard
     )

@@ -1,8 +1,8 @@
-"""How good a model is: a checkpoint or a published model on labelled pictures, or tags that are in tables already.
+"""How good a model is: a checkpoint or a published model on labelled images, or tags that are in tables already.
 
-A checkpoint looks at the pictures here, in this process, through the line's own stream and models, and the rows it
-makes are judged as rows of an OUT are; so both ways give the same figures. Tables need neither pictures nor a GPU: what
-their run found of each picture (its size, its content, its failure) is in them.
+A checkpoint looks at the images here, in this process, through the line's own stream and models, and the rows it
+makes are judged as rows of an OUT are; so both ways give the same figures. Tables need neither images nor a GPU: what
+their run found of each image (its size, its content, its failure) is in them.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from batchtag.types import ImageResult, ModelInfo, Status
 Told = Callable[[str], None]
 ON_PROBLEM = OnProblem(
     unknown_class="drop",
-    missing_picture="drop",
+    missing_image="drop",
     unreadable="drop",
-    wrong_picture="drop",
+    wrong_image="drop",
     wrong_size="drop",
     empty_class="keep",
     conflict="drop",
@@ -60,80 +60,84 @@ from images left join errors using (uri) order by position
 _TAGS = "select * from tags where model = ? and parent is null order by uri, rank"
 
 
-def open_truth(uri: str, *, storage_options: Mapping[str, Any] | None = None) -> Dataset:
-    """The labelled pictures at a URI, of whatever kind they are; none is opened yet.
+def open_ground_truth(uri: str, *, storage_options: Mapping[str, Any] | None = None) -> Dataset:
+    """The labelled images at a URI, of whatever kind they are; none is opened yet.
 
     Those of COCO come by their image ids, as pycocotools takes them: of findings with equal scores the first leads.
     """
-    truth = open_dataset(guess_dataset(uri, storage_options=storage_options))
-    if all(image.image_id.isdecimal() for image in truth.images):
-        return replace(truth, images=tuple(sorted(truth.images, key=lambda image: int(image.image_id))))
-    return truth
+    ground_truth = open_dataset(guess_dataset(uri, storage_options=storage_options))
+    if all(image.image_id.isdecimal() for image in ground_truth.images):
+        return replace(ground_truth, images=tuple(sorted(ground_truth.images, key=lambda image: int(image.image_id))))
+    return ground_truth
 
 
 def held_out(data: DataSpec, *, told: Told) -> Dataset:
-    """What a training job measures on, checked: the very pictures that `train` held out."""
+    """What a training job measures on, checked: the very images that `train` held out."""
     threads = 2 * available_cores()
-    checked: CheckedData = read_data(data, rules=DecodeRules(), threads=threads, told=_pictures_told(told))
+    checked: CheckedData = read_data(data, rules=DecodeRules(), threads=threads, told=_images_told(told))
     return checked.val
 
 
-def checked_truth(truth: Dataset, *, told: Told) -> Dataset:
-    """Every picture opened, and what cannot be measured on left out."""
+def checked_ground_truth(ground_truth: Dataset, *, told: Told) -> Dataset:
+    """Every image opened, and what cannot be measured on left out."""
     threads = 2 * available_cores()
-    return check_dataset(truth, on_problem=ON_PROBLEM, rules=DecodeRules(), threads=threads, told=_pictures_told(told))
+    return check_dataset(
+        ground_truth, on_problem=ON_PROBLEM, rules=DecodeRules(), threads=threads, told=_images_told(told)
+    )
 
 
 def prepared(spec: ModelSpec, *, task: Task) -> ModelInfo:
-    """The card of a model that is there and does this task, which is known before a picture is opened.
+    """The card of a model that is there and does this task, which is known before an image is opened.
 
     Raises ModelError, and UsageError for a model of the other task.
     """
-    card = models.prepare(spec)
-    if card.kind != _KIND[task]:
+    info = models.prepare(spec)
+    if info.kind != _KIND[task]:
         raise UsageError(
-            f"{model_name(spec)} gives {card.kind} tags, and the data are to {task}; name other data or another model"
+            f"{model_name(spec)} gives {info.kind} tags, and the data are to {task}; name other data or another model"
         )
-    return card
+    return info
 
 
-def evaluate_model(spec: ModelSpec, truth: Dataset, *, data: str, device: str = "auto", told: Told) -> Evaluation:
-    """Let a model look at pictures that were checked, and judge it. A picture at which it fails is left out and told.
+def evaluate_model(
+    spec: ModelSpec, ground_truth: Dataset, *, data: str, device: str = "auto", told: Told
+) -> Evaluation:
+    """Let a model look at images that were checked, and judge it. An image at which it fails is left out and told.
 
     A classifier says its score for every label, whatever the spec's limits; a detector what its spec says, by default
     as a run would. Raises what `prepared` raises.
     """
-    card = prepared(spec, task=truth.task)
-    floor, most = spec.score_floor, spec.max_tags or _MOST_TAGS[truth.task]
-    if truth.task == "classify":
-        floor, most = 0.0, len(card.labels)
+    info = prepared(spec, task=ground_truth.task)
+    floor, most = spec.score_floor, spec.max_tags or _MOST_TAGS[ground_truth.task]
+    if ground_truth.task == "classify":
+        floor, most = 0.0, len(info.labels)
     asked = spec.model_copy(update={"score_floor": floor, "max_tags": most})
     model = models.load(asked, runtime=_runtime(checked_device(device)))
-    total = len(truth.images)
+    total = len(ground_truth.images)
     outcomes = predict(
-        [image.uri for image in truth.images],
-        [(card, model)],
-        storage_options=truth.storage_options,
-        told=lambda done: told(f"evaluating: {done:,} of {total:,} pictures"),
+        [image.uri for image in ground_truth.images],
+        [(info, model)],
+        storage_options=ground_truth.storage_options,
+        told=lambda done: told(f"evaluating: {done:,} of {total:,} images"),
     )
-    truth = _without_failed(truth, outcomes)
+    ground_truth = _without_failed(ground_truth, outcomes)
     return _evaluation(
         tags_table(outcomes, run_id=""),
-        truth,
-        truth.images,
-        model=card.name,
-        digest=card.digest,
+        ground_truth,
+        ground_truth.images,
+        model=info.name,
+        digest=info.digest,
         data=data,
         settings={"score_floor": floor, "max_tags": most},
     )
 
 
 def evaluate_out(
-    out: str, truth: Dataset, *, data: str, model: str = "", storage_options: Mapping[str, Any] | None = None
+    out: str, ground_truth: Dataset, *, data: str, model: str = "", storage_options: Mapping[str, Any] | None = None
 ) -> Evaluation:
-    """Judge one model's tags in the tables of an OUT. `truth` is as it was opened; its pictures are not needed.
+    """Judge one model's tags in the tables of an OUT. `ground_truth` is as it was opened; its images are not needed.
 
-    `model` is its name or `name@digest`; "" where only one can be meant. Pictures of the truth that are not in OUT, or
+    `model` is its name or `name@digest`; "" where only one can be meant. Images of the truth that are not in OUT, or
     failed there, are left out and counted. Raises UsageError where nothing fits.
     """
     uri = absolute_uri(out).rstrip("/")
@@ -141,21 +145,22 @@ def evaluate_out(
     job = read_job(store=store, layout=layout)
     if job is None:
         raise no_tables(out)
-    chosen = _chosen_model(job, task=truth.task, model=model, out=out)
+    chosen = _chosen_model(job, task=ground_truth.task, model=model, out=out)
     with open_database(store=store, layout=layout) as database:
         define_committed(database)
         images = database.connection.sql(_IMAGES).to_arrow_table()
         tags = database.connection.sql(_TAGS, params=[chosen["id"]]).to_arrow_table()
     rows = {row["uri"]: row for row in images.to_pylist()}
-    there = counterparts([image.uri for image in truth.images], rows, out=out)
-    absent = Opened(problem="missing_picture", detail=f"is labelled, and is not in {out}")
+    there = counterparts([image.uri for image in ground_truth.images], rows, out=out)
+    absent = Opened(problem="missing_image", detail=f"is labelled, and is not in {out}")
     opened = {
-        image.uri: _opened(rows[there[image.uri]], image) if image.uri in there else absent for image in truth.images
+        image.uri: _opened(rows[there[image.uri]], image) if image.uri in there else absent
+        for image in ground_truth.images
     }
-    checked = check_opened(truth, opened, on_problem=ON_PROBLEM)
+    checked = check_opened(ground_truth, opened, on_problem=ON_PROBLEM)
     name, _, digest = chosen["id"].rpartition("@")
     spec = chosen["spec"]
-    floor, most = spec["score_floor"], spec["max_tags"] or _MOST_TAGS[truth.task]
+    floor, most = spec["score_floor"], spec["max_tags"] or _MOST_TAGS[ground_truth.task]
     return _evaluation(
         tags,
         checked,
@@ -164,14 +169,14 @@ def evaluate_out(
         digest=digest,
         data=data,
         settings={"tables": out, "score_floor": floor, "max_tags": most},
-        note=_note(truth.task, floor=floor, most=most),
+        note=_note(ground_truth.task, floor=floor, most=most),
         uris_in_out=there,
     )
 
 
 def _evaluation(
     tags: pa.Table,
-    truth: Dataset,
+    ground_truth: Dataset,
     images: Sequence[LabelledImage],
     *,
     model: str,
@@ -186,11 +191,11 @@ def _evaluation(
         model=model,
         digest=digest,
         data=data,
-        data_digest=data_digest(truth),
-        truth=truth,
-        score=score_tags(tags, images, truth.labels, is_detection=truth.task == "detect"),
+        data_digest=data_digest(ground_truth),
+        ground_truth=ground_truth,
+        score=score_tags(tags, images, ground_truth.labels, is_detection=ground_truth.task == "detect"),
         evaluated_at=datetime.now(UTC),
-        num_problems=dict(Counter(one.kind for one in truth.problems)),
+        num_problems=dict(Counter(one.kind for one in ground_truth.problems)),
         settings=settings,
         note=note,
         uris_in_out=uris_in_out or {},
@@ -202,7 +207,7 @@ def _chosen_model(job: Mapping[str, Any], *, task: Task, model: str, out: str) -
     fitting = [one for one in whole if model in ("", one["id"], one["id"].rpartition("@")[0])]
     if len(fitting) == 1:
         return dict(fitting[0])
-    known = ", ".join(one["id"] for one in whole) or f"none that gives {_KIND[task]} tags of whole pictures"
+    known = ", ".join(one["id"] for one in whole) or f"none that gives {_KIND[task]} tags of whole images"
     if model:
         raise UsageError(f"{out}: no model {model!r} to {task} with; it has {known}")
     if not whole:
@@ -213,7 +218,7 @@ def _chosen_model(job: Mapping[str, Any], *, task: Task, model: str, out: str) -
 
 def _note(task: Task, *, floor: float, most: int) -> str:
     """What figures made from tables cannot know, in a person's words."""
-    written = f"Judged by the tables, which hold the best {most} tags of a picture, down to a score of {floor:g}."
+    written = f"Judged by the tables, which hold the best {most} tags of an image, down to a score of {floor:g}."
     if task == "detect":
         return f"{written} Boxes that the run did not write do not count."
     return (
@@ -224,7 +229,7 @@ def _note(task: Task, *, floor: float, most: int) -> str:
 
 
 def _opened(row: Mapping[str, Any], image: LabelledImage) -> Opened:
-    """What the run found of a picture; of what it did not note, what the annotations say."""
+    """What the run found of an image; of what it did not note, what the annotations say."""
     if row["status"] == Status.FAILED:
         return Opened(problem="undecodable", detail=f"failed in the run: {row['code']}: {row['message']}")
     return Opened(
@@ -235,18 +240,18 @@ def _opened(row: Mapping[str, Any], image: LabelledImage) -> Opened:
     )
 
 
-def _without_failed(truth: Dataset, outcomes: Sequence[ImageResult]) -> Dataset:
-    """As in tables: a picture that failed was not judged, whatever is on it."""
+def _without_failed(ground_truth: Dataset, outcomes: Sequence[ImageResult]) -> Dataset:
+    """As in tables: an image that failed was not judged, whatever is on it."""
     failures = [one.failure for one in outcomes]
     problems = [
         Problem(kind="undecodable", uri=image.uri, detail=f"failed: {failure.code}: {failure.message}")
-        for image, failure in zip(truth.images, failures, strict=True)
+        for image, failure in zip(ground_truth.images, failures, strict=True)
         if failure is not None
     ]
-    kept = [image for image, failure in zip(truth.images, failures, strict=True) if failure is None]
+    kept = [image for image, failure in zip(ground_truth.images, failures, strict=True) if failure is None]
     if not kept:
-        raise UsageError(f"the model could look at none of the {len(failures):,} pictures, such as {problems[0]}")
-    return replace(truth, images=tuple(kept), problems=(*truth.problems, *problems))
+        raise UsageError(f"the model could look at none of the {len(failures):,} images, such as {problems[0]}")
+    return replace(ground_truth, images=tuple(kept), problems=(*ground_truth.problems, *problems))
 
 
 def checked_device(asked: str) -> str:
@@ -268,5 +273,5 @@ def _runtime(device: str) -> Runtime:
     return Runtime(device=device, engine=engine_on(device), threads=available_cores())
 
 
-def _pictures_told(told: Told) -> Callable[[int, int], None]:
-    return lambda done, total: told(f"checking the labelled pictures: {done:,} of {total:,}")
+def _images_told(told: Told) -> Callable[[int, int], None]:
+    return lambda done, total: told(f"checking the labelled images: {done:,} of {total:,}")

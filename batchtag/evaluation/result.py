@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: evaluation.json for machines, report.html for a person, lines for a terminal.
 
-Made of a score, whoever scored: a training at its end, a checkpoint on labelled pictures, or tables against a truth.
+Made of a score, whoever scored: a training at its end, a checkpoint on labelled images, or tables against a truth.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ JSON, PAGE = "evaluation.json", "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model's score on one set of labelled pictures. `truth` holds just the pictures that were judged.
+    """One model's score on one set of labelled images. `ground_truth` holds just the images that were judged.
 
     `data` says where the truth came from and `data_digest` what it was; `num_problems` counts by kind what was wrong
     with it. `settings` is what else decided the figures, such as the score floor, and `note` what a reader must know of
-    them. `uris_in_out` says where a labelled picture lies too, by its own URI.
+    them. `uris_in_out` says where a labelled image lies too, by its own URI.
     """
 
     model: str
     digest: str
     data: str
     data_digest: str
-    truth: Dataset
+    ground_truth: Dataset
     score: Score
     evaluated_at: datetime
     num_problems: Mapping[str, int] = field(default_factory=dict)
@@ -57,10 +57,10 @@ class Evaluation:
                 "from": self.data,
                 "digest": self.data_digest,
                 "num_images": self.score.num_images,
-                "labels": list(self.truth.labels),
+                "labels": list(self.ground_truth.labels),
                 "problems": dict(self.num_problems),
             },
-            "task": self.truth.task,
+            "task": self.ground_truth.task,
             "settings": dict(self.settings),
             "note": self.note,
             "num_unknown_tags": self.score.num_unknown_tags,
@@ -70,7 +70,7 @@ class Evaluation:
         }
 
     def page(self, *, history: Sequence[Mapping[str, float]] = (), best_epoch: int = 0) -> str:
-        """The HTML page, with the course of a training if there was one. Opens the pictures of the worst mistakes."""
+        """The HTML page, with the course of a training if there was one. Opens the images of the worst mistakes."""
         facts = {name.replace("_", " "): str(value) for name, value in self.settings.items()}
         if self.num_problems:
             facts["problems of the data"] = ", ".join(f"{kind} {count:,}" for kind, count in self.num_problems.items())
@@ -85,16 +85,16 @@ class Evaluation:
         return write_page(
             self.score.metrics,
             about=about,
-            uris=[image.uri for image in self.truth.images],
-            pictures=self._picture,
+            uris=[image.uri for image in self.ground_truth.images],
+            images=self._image,
             history=history,
             best_epoch=best_epoch,
         )
 
-    def _picture(self, number: int) -> DecodedImage | None:
+    def _image(self, number: int) -> DecodedImage | None:
         """Where the truth says, or else where the run found it; in one attempt, as a page can do without."""
-        uri = self.truth.images[number].uri
-        places = [(uri, self.truth.storage_options), (self.uris_in_out.get(uri, uri), {})]
+        uri = self.ground_truth.images[number].uri
+        places = [(uri, self.ground_truth.storage_options), (self.uris_in_out.get(uri, uri), {})]
         for place, options in places[: 1 + (places[1][0] != uri)]:
             try:
                 return decode(open_store(place, options).read(place).data, rules=DecodeRules())
@@ -135,7 +135,7 @@ def class_rows(score: Score) -> tuple[list[str], list[list[str]]]:
             [each.label, f"{each.num_true:,}", f"{each.num_found:,}", *map(_figure, (each.AP, each.AP50, *_at(each)))]
             for each in score.metrics.per_class
         ]
-    names = ["class", "pictures", "said", "precision", "recall", "F1", "AUC", "threshold"]
+    names = ["class", "images", "said", "precision", "recall", "F1", "AUC", "threshold"]
     return names, [
         [
             each.label,

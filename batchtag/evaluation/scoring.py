@@ -27,12 +27,12 @@ from batchtag.evaluation.metrics import (
 _HEADLINE = ("AP", "AP50", "AP75", "AR100", "accuracy", "top5", "macro_f1")
 
 _DECIMALS = 3
-"""Of a pixel, as good as float32 knows a place on a large picture."""
+"""Of a pixel, as good as float32 knows a place on a large image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The figures of one model on labelled pictures, with what they were made from."""
+    """The figures of one model on labelled images, with what they were made from."""
 
     metrics: DetectionMetrics | ClassificationMetrics
     num_images: int
@@ -41,12 +41,14 @@ class Score:
     unknown_tags: tuple[str, ...]
 
 
-def score_tags(tags: pa.Table, truth: Sequence[LabelledImage], labels: Sequence[str], *, is_detection: bool) -> Score:
-    """Judge the rows of one model (schema `tables.TAGS`, whole images only) on these pictures.
+def score_tags(
+    tags: pa.Table, ground_truth: Sequence[LabelledImage], labels: Sequence[str], *, is_detection: bool
+) -> Score:
+    """Judge the rows of one model (schema `tables.TAGS`, whole images only) on these images.
 
-    A picture without rows was looked at and nothing was found; rows of other pictures are ignored.
+    An image without rows was looked at and nothing was found; rows of other images are ignored.
     """
-    place = {image.uri: i for i, image in enumerate(truth)}
+    place = {image.uri: i for i, image in enumerate(ground_truth)}
     label_id = {label: i for i, label in enumerate(labels)}
     positions = np.array([place.get(uri, -1) for uri in tags["uri"].to_pylist()], np.int64)
     ids = np.array([label_id.get(tag, -1) for tag in tags["tag"].to_pylist()], np.int64)
@@ -54,15 +56,19 @@ def score_tags(tags: pa.Table, truth: Sequence[LabelledImage], labels: Sequence[
     kept = (positions >= 0) & (ids >= 0)
     metrics: DetectionMetrics | ClassificationMetrics
     if is_detection:
-        metrics = detection_metrics(labels, truth, _found(tags, positions, ids, kept, num_images=len(truth)))
+        metrics = detection_metrics(
+            labels, ground_truth, _found(tags, positions, ids, kept, num_images=len(ground_truth))
+        )
     else:
-        scores = np.zeros((len(truth), len(labels)))
+        scores = np.zeros((len(ground_truth), len(labels)))
         scores[positions[kept], ids[kept]] = _numbers(tags, "score")[kept]
-        metrics = classification_metrics(labels, np.array([image.label_ids[0] for image in truth], np.int64), scores)
+        metrics = classification_metrics(
+            labels, np.array([image.label_ids[0] for image in ground_truth], np.int64), scores
+        )
     names = pc.unique(tags["tag"].combine_chunks().filter(pa.array(unknown))).to_pylist() if unknown.any() else []
     return Score(
         metrics=metrics,
-        num_images=len(truth),
+        num_images=len(ground_truth),
         num_unknown_tags=int(unknown.sum()),
         unknown_tags=tuple(sorted(names)),
     )

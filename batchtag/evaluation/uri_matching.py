@@ -1,7 +1,7 @@
-"""Which picture of an OUT is which labelled picture, by name: people copy pictures, and label the copies.
+"""Which image of an OUT is which labelled image, by name: people copy images, and label the copies.
 
 Equal URIs first. Else the ends of URIs, from the last step on: `s3://bucket/2026/a.jpg` is `./val/a.jpg`. Where two
-pictures of one side share a file name, so many steps are compared as tell them apart; nothing is ever guessed.
+images of one side share a file name, so many steps are compared as tell them apart; nothing is ever guessed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from batchtag.errors import UsageError
 
 _STEPS = 6
 _MEMBER = re.compile(r"\.tar#")
-"""What stands before the name of a picture in a tar shard."""
+"""What stands before the name of an image in a tar shard."""
 
 
 def counterparts(labelled: Sequence[str], tagged: Collection[str], *, out: str) -> dict[str, str]:
-    """The URI in `out` of each labelled picture that is there, by its own URI. Raises UsageError if none is."""
+    """The URI in `out` of each labelled image that is there, by its own URI. Raises UsageError if none is."""
     there = set(tagged)
     same = {uri: uri for uri in labelled if uri in there}
     if same:
@@ -47,11 +47,11 @@ def _repeated(ends: Collection[str]) -> list[str]:
 
 def _not_there(labelled: Sequence[str], tagged: Collection[str], shared: Sequence[str], *, out: str) -> str:
     example = f"such as {labelled[0]}" if labelled else "there are none"
-    held = f"it holds {next(iter(tagged))}" if tagged else "it holds no pictures"
-    head = f"{out}: holds none of the {len(labelled):,} labelled pictures ({example}; {held})"
+    held = f"it holds {next(iter(tagged))}" if tagged else "it holds no images"
+    head = f"{out}: holds none of the {len(labelled):,} labelled images ({example}; {held})"
     if shared:
         return (
-            f"{head}; names alone do not tell which is which, because several pictures are called {shared[0]!r}. "
+            f"{head}; names alone do not tell which is which, because several images are called {shared[0]!r}. "
             "Name the truth with the URIs that were tagged"
         )
-    return f"{head}. Name the truth of these pictures, or the tables of those"
+    return f"{head}. Name the truth of these images, or the tables of those"

@@ -35,7 +35,7 @@ class Model(Protocol):
     6. One image that cannot be handled raises; the caller isolates it.
     """
 
-    card: ModelInfo
+    info: ModelInfo
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]: ...
 

@@ -48,13 +48,13 @@ class Classifier:
         self,
         network: nn.Module,
         *,
-        card: ModelInfo,
+        info: ModelInfo,
         preprocessing: Preprocessing,
         score_floor: float,
         max_tags: int,
         runtime: Runtime,
     ) -> None:
-        self.card = card
+        self.info = info
         self.batch_size = runtime.batch_size or (128 if runtime.on_gpu else _CPU_BATCH)
         self._device = torch.device(runtime.device)
         # 32 photos through resnet50 on two cores: 1.9 s so, 2.4 s in the default layout.
@@ -70,14 +70,14 @@ class Classifier:
         self._dtype = number_type(runtime)
         if self._dtype is not torch.float32:
             example = preprocessing.normalised(preprocessing.noise(2).to(self._device))
-            inner = reduce_classifier(network, example, self._dtype, num_labels=len(card.labels))
+            inner = reduce_classifier(network, example, self._dtype, num_labels=len(info.labels))
             self._network = _FromPixels(inner, preprocessing)
         self._uploads = Uploads(self._device) if runtime.on_gpu else None
         self._lanes = Lanes(runtime)
         self._preprocessing = preprocessing
         self._score_floor = score_floor
-        self._num_best = min(max_tags, len(card.labels))
-        self._is_no_tag = torch.tensor([label == "" for label in card.labels], device=self._device)
+        self._num_best = min(max_tags, len(info.labels))
+        self._is_no_tag = torch.tensor([label == "" for label in info.labels], device=self._device)
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         batches = [images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size)]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchtag.config.model import ConstantSpec
-from batchtag.models.info import make_card
+from batchtag.models.info import make_info
 from batchtag.tasks import Task
 from batchtag.types import InputResolution, ModelInfo, Prediction
 
-_NEED = InputResolution(mode="cover", shorter_px=1)
+_RESOLUTION = InputResolution(mode="cover", shorter_px=1)
 
 
 def prepare(spec: ConstantSpec) -> ModelInfo:
@@ -26,7 +26,7 @@ def prepare(spec: ConstantSpec) -> ModelInfo:
     task = _task(spec)
     labels = ("", spec.tag) if task == "detect" else (spec.tag,)
     facts = {"kind": spec.kind, "score": spec.score}
-    return make_card(spec, task=task, facts=facts, labels=labels, need=_NEED)
+    return make_info(spec, task=task, facts=facts, labels=labels, input_resolution=_RESOLUTION)
 
 
 def load(spec: ConstantSpec) -> Constant:
@@ -38,9 +38,9 @@ class Constant:
     """Gives a detector's box over the whole array, or a classifier's label, unless its score is below the floor."""
 
     def __init__(self, spec: ConstantSpec) -> None:
-        self.card = prepare(spec)
+        self.info = prepare(spec)
         self._spec = spec
-        self._label_id = len(self.card.labels) - 1
+        self._label_id = len(self.info.labels) - 1
         self._device = threading.Lock()
         """It stands for one: whoever asks at the same time waits."""
 
@@ -51,7 +51,7 @@ class Constant:
         num_findings = 1 if self._spec.score >= self._spec.score_floor and self._spec.tag else 0
         scores = np.full(num_findings, self._spec.score, np.float32)
         label_ids = np.full(num_findings, self._label_id, np.int32)
-        num_boxes = num_findings if self.card.kind == "object" else 0
+        num_boxes = num_findings if self.info.kind == "object" else 0
         boxes = [np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)[:num_boxes] for image in images]
         return [Prediction(scores=scores, label_ids=label_ids, boxes_xyxy=each) for each in boxes]
 

@@ -36,8 +36,8 @@ _HEADS_WITHOUT_BOXES = (
 class Detector:
     """Runs in the worker. The network becomes this detector's own: parts of it may be replaced."""
 
-    def __init__(self, network: nn.Module, *, card: ModelInfo, runtime: Runtime) -> None:
-        self.card = card
+    def __init__(self, network: nn.Module, *, info: ModelInfo, runtime: Runtime) -> None:
+        self.info = info
         alone = runtime.has_lanes or runtime.engine == "openvino"
         self.batch_size = 1 if alone else runtime.batch_size or (16 if runtime.on_gpu else 4)
         self._device = torch.device(runtime.device)
@@ -57,14 +57,14 @@ class Detector:
             reduce_detector(self._network, self._dtype, features=self._dtype if self._in_batches else torch.float32)
         self._lanes = Lanes(runtime)
         self._uploads = Uploads(self._device) if runtime.on_gpu else None
-        self._is_tag = np.array([label != "" for label in card.labels])
+        self._is_tag = np.array([label != "" for label in info.labels])
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         shapes = [padded_shape(self._network.transform, *image.shape[:2]) for image in images]
         batches = list(batches_of_one_shape(shapes, self.batch_size))
         some = [[images[i] for i in batch] for batch in batches]
         if self._uploads:
-            found = [self._look(pictures) for pictures in self._uploads.ahead(some)]
+            found = [self._look(group) for group in self._uploads.ahead(some)]
         else:
             found = self._lanes.map(lambda arrays: self._look([to_device(one, self._device) for one in arrays]), some)
         answers = {
@@ -74,18 +74,18 @@ class Detector:
         }
         return [answers[i] for i in range(len(images))]
 
-    def _look(self, pictures: Sequence[Tensor]) -> list[NDArray[np.float32]]:
-        """For each picture (3, H, W) uint8 its boxes (N, 6) float32: corners, score, label; best first."""
+    def _look(self, images: Sequence[Tensor]) -> list[NDArray[np.float32]]:
+        """For each image (3, H, W) uint8 its boxes (N, 6) float32: corners, score, label; best first."""
         with torch.inference_mode():
             if self._in_batches:
-                rows = self._in_batches(pictures)
+                rows = self._in_batches(images)
             else:
-                found = self._network([picture.float().div(255) for picture in pictures])
+                found = self._network([image.float().div(255) for image in images])
                 rows = torch.cat([_rows(one, number) for number, one in enumerate(found)])
             said = rows.cpu().numpy()
         if self._dtype is torch.float16:
             check_for_overflow(self._network)
-        ends = np.searchsorted(said[:, 6], np.arange(1, len(pictures)))
+        ends = np.searchsorted(said[:, 6], np.arange(1, len(images)))
         return [part[:, :6] for part in np.split(said, ends)]
 
     def _prediction(self, rows: NDArray[np.float32], *, width: int, height: int) -> Prediction:
@@ -107,7 +107,7 @@ def _rows(found: dict[str, Tensor], number: int) -> Tensor:
 def padded_shape(transform: Any, height: int, width: int) -> tuple[int, int]:
     """What torchvision's GeneralizedRCNNTransform makes of an image that is alone in its batch: (height, width).
 
-    Raises ValueError for a picture so elongated that its shorter side vanishes when the longer one fits.
+    Raises ValueError for an image so elongated that its shorter side vanishes when the longer one fits.
     """
     stride = transform.size_divisible
     if transform.fixed_size is not None:
@@ -117,7 +117,7 @@ def padded_shape(transform: Any, height: int, width: int) -> tuple[int, int]:
     resized = int(height * scale), int(width * scale)
     if 0 in resized:
         raise ValueError(
-            f"a picture of {width} x {height} pixels is too elongated for this detector: "
+            f"an image of {width} x {height} pixels is too elongated for this detector: "
             f"with its longer side at {transform.max_size} pixels nothing is left of the shorter"
         )
     return math.ceil(resized[0] / stride) * stride, math.ceil(resized[1] / stride) * stride

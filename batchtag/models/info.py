@@ -21,13 +21,13 @@ _KIND: dict[str, Literal["object", "class"]] = {"detect": "object", "classify": 
 _NO_TAG = frozenset({"__background__", "N/A"})
 
 
-def make_card(
+def make_info(
     spec: ModelSpec,
     *,
     task: Task,
     facts: Mapping[str, Any],
     labels: Sequence[str],
-    need: InputResolution,
+    input_resolution: InputResolution,
     gflops: float = 0.0,
     thresholds: Mapping[str, float] | None = None,
 ) -> ModelInfo:
@@ -46,7 +46,7 @@ def make_card(
             }
         ),
         labels=tuple(labels),
-        need=need,
+        input_resolution=input_resolution,
         gflops=gflops,
         crops_of=on.crops_of if on else "",
         crops_min_score=on.min_score if on else 0.0,

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from batchtag.types import InputResolution
 
 _LONGEST = 64
-"""The preset resizes by the shorter side: a picture of 1 x 4000 would become 232 x 928,000 before its centre is cut out
+"""The preset resizes by the shorter side: an image of 1 x 4000 would become 232 x 928,000 before its centre is cut out
 of that. Beyond this ratio the ends are cut off first, which moves what the network sees by half a pixel at most."""
 
 
@@ -45,7 +45,7 @@ class Preprocessing:
         )
 
     @property
-    def need(self) -> InputResolution:
+    def input_resolution(self) -> InputResolution:
         return InputResolution(mode="cover", shorter_px=self.resize_size)
 
     def facts(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Preprocessing:
 
 
 def _without_far_ends(images: Tensor) -> Tensor:
-    """The middle of very elongated pictures, a view; the length removed is even, so the centre stays where it was."""
+    """The middle of very elongated images, a view; the length removed is even, so the centre stays where it was."""
     height, width = images.shape[-2:]
     excess = max(height, width) - _LONGEST * min(height, width)
     if excess <= 1:

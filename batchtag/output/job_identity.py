@@ -26,17 +26,17 @@ _SECRET = {"storage_options"}
 _MAY_HOLD_SECRETS = {"address", "env", "pip"}
 
 
-def identity(spec: JobSpec, cards: Sequence[ModelInfo]) -> dict[str, Any]:
+def identity(spec: JobSpec, infos: Sequence[ModelInfo]) -> dict[str, Any]:
     """The job as resolved: plain data without secrets, the same for every run of the same job."""
     models = [
         {
-            "id": card.id,
-            "kind": card.kind,
-            "num_labels": len(card.labels),
-            "labels_sha256": hashlib.sha256("\0".join(card.labels).encode()).hexdigest(),
+            "id": info.id,
+            "kind": info.kind,
+            "num_labels": len(info.labels),
+            "labels_sha256": hashlib.sha256("\0".join(info.labels).encode()).hexdigest(),
             "spec": model.model_dump(mode="json", exclude=_SECRET | {"task"}),
         }
-        for model, card in zip(spec.models, cards, strict=True)
+        for model, info in zip(spec.models, infos, strict=True)
     ]
     return {
         "version": spec.version,
@@ -67,9 +67,9 @@ def check_or_store(mine: dict[str, Any], *, spec: JobSpec, store: Store, layout:
     return True
 
 
-def store_thresholds(cards: Sequence[ModelInfo], *, store: Store, layout: Layout) -> None:
+def store_thresholds(infos: Sequence[ModelInfo], *, store: Store, layout: Layout) -> None:
     """Leave the models' thresholds for readers, unless OUT has just these. Only who holds OUT may do so."""
-    mine = {card.id: dict(card.thresholds) for card in cards if card.thresholds}
+    mine = {info.id: dict(info.thresholds) for info in infos if info.thresholds}
     if mine != read_thresholds(store=store, layout=layout):
         data = json.dumps(mine, indent=1, ensure_ascii=False).encode()
         with_retries(lambda: store.write(layout.thresholds, data), policy=WRITES)

@@ -1,7 +1,7 @@
 """The three tables, as Arrow: their schemas, and rows made from outcomes. Only here boxes move to the file's frame.
 
 Plain Parquet for anybody's engine: no nested types, UTC microseconds, null where a value is not known or makes no sense
-(the width of a picture that could not be decoded, the box of a class). Strings that repeat are dictionary-encoded in
+(the width of an image that could not be decoded, the box of a class). Strings that repeat are dictionary-encoded in
 the file, not in the schema, because Spark and Athena read plain strings everywhere. The checked-in text of the schemas
 is compared by a test: a change here is a change for every reader.
 """
@@ -112,7 +112,7 @@ def tags_table(outcomes: Sequence[ImageResult], *, run_id: str) -> pa.Table:
     """Every finding of every tagged outcome as rows, with the schema TAGS, boxes in pixels of the displayed image.
 
     Column by column, as a table for each image took 23 s where this takes 1 (8,192 images with 6 findings of 20 tags).
-    Boxes are cut to the picture, so that `0 <= x_min <= x_max <= width` holds in the file's own float32.
+    Boxes are cut to the image, so that `0 <= x_min <= x_max <= width` holds in the file's own float32.
     """
     found = [
         (outcome, finding)
@@ -132,10 +132,10 @@ def tags_table(outcomes: Sequence[ImageResult], *, run_id: str) -> pa.Table:
     predictions = [finding.prediction for _, finding in found]
     columns = {
         "uri": spread((outcome.ref.uri for outcome, _ in found), "uri"),
-        "tag": pa.array([f.card.labels[i] for _, f in found for i in f.prediction.label_ids.tolist()], pa.string()),
+        "tag": pa.array([f.info.labels[i] for _, f in found for i in f.prediction.label_ids.tolist()], pa.string()),
         "score": pa.array(np.concatenate([prediction.scores for prediction in predictions]), pa.float32()),
-        "kind": spread((finding.card.kind for _, finding in found), "kind"),
-        "model": spread((finding.card.id for _, finding in found), "model"),
+        "kind": spread((finding.info.kind for _, finding in found), "kind"),
+        "model": spread((finding.info.id for _, finding in found), "model"),
         "label_id": pa.array(np.concatenate([prediction.label_ids for prediction in predictions]), pa.int32()),
         "rank": pa.array(np.concatenate([np.arange(1, n + 1, dtype=np.int32) for n in counts])),
         **_corners(found, counts),

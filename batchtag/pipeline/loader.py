@@ -1,7 +1,7 @@
-"""Image refs in, slabs of decoded images out: fetch and decode, many at a time, a bounded window ahead of the models.
+"""Image refs in, batches of decoded images out: fetch and decode, many at a time, a bounded window ahead of the models.
 
 A thread takes one image through both steps: it waits for the network as one of `fetches` threads, then for one of the
-`decode_threads` permits, so whichever is scarce holds the other back and nothing queues up between them. Slabs come in
+`decode_threads` permits, so whichever is scarce holds the other back and nothing queues up between them. Batches come in
 the order of the index, not of arrival: the same bundle gives the same batches, and so the same bits, on every try. The
 price is waiting for a slow GET with a window of others in hand. What is ahead is bounded in bytes where it becomes
 large, at the decoder: only there is it known, and 64 submitted photographs of 48 megapixels would be 9 GB.
@@ -26,7 +26,7 @@ from batchtag.pipeline.fetch import fetch
 from batchtag.storage import Store
 from batchtag.types import DecodedImage, Failure, ImageResult, InputResolution, Stage
 
-SLAB_BYTES = 256 * 2**20
+BATCH_BYTES = 256 * 2**20
 """Pixels handed to the models at once, at most, but for one image; what is ahead of them holds as much again."""
 
 Decoder = Callable[[bytes], DecodedImage]
@@ -51,16 +51,16 @@ class LoadPlan:
     """How to open images: the rules, what the models need, and how much at a time."""
 
     rules: DecodeRules
-    needs: tuple[InputResolution, ...]
+    input_resolutions: tuple[InputResolution, ...]
     decode_timeout_s: float
     fetches: int
     decode_threads: int
-    slab_images: int
+    batch_images: int
 
     @property
     def window(self) -> int:
-        """Images between listing and models: two slabs, and enough to keep every fetch busy."""
-        return max(2 * self.slab_images, 2 * self.fetches)
+        """Images between listing and models: two batches, and enough to keep every fetch busy."""
+        return max(2 * self.batch_images, 2 * self.fetches)
 
 
 @dataclass(slots=True)
@@ -80,19 +80,19 @@ class Times:
         )
 
 
-def in_slabs(sights: Iterable[LoadedImage], *, most: int) -> Iterator[list[LoadedImage]]:
+def in_batches(sights: Iterable[LoadedImage], *, most: int) -> Iterator[list[LoadedImage]]:
     """Images in order, in lists of `most`, or fewer where they are large; whoever opened them, the same lists."""
-    slab: list[LoadedImage] = []
-    slab_bytes = 0
+    batch: list[LoadedImage] = []
+    batch_bytes = 0
     for sight in sights:
-        slab.append(sight)
-        slab_bytes += sight.image.pixels.nbytes
+        batch.append(sight)
+        batch_bytes += sight.image.pixels.nbytes
         del sight
-        if len(slab) >= most or slab_bytes >= SLAB_BYTES:
-            yield slab
-            slab, slab_bytes = [], 0
-    if slab:
-        yield slab
+        if len(batch) >= most or batch_bytes >= BATCH_BYTES:
+            yield batch
+            batch, batch_bytes = [], 0
+    if batch:
+        yield batch
 
 
 class DecoderHung(Exception):
@@ -116,17 +116,17 @@ class ImageLoader:
         with self._lock:
             return Times(self._times.fetch_s, self._times.decode_s, self._times.fetched_bytes)
 
-    def slabs(self, outcomes: Sequence[ImageResult]) -> Iterator[list[LoadedImage]]:
-        """The images that could be opened, in order, in slabs; the others' outcomes have their failure.
+    def batches(self, outcomes: Sequence[ImageResult]) -> Iterator[list[LoadedImage]]:
+        """The images that could be opened, in order, in batches; the others' outcomes have their failure.
 
         Raises DecoderHung when an image keeps the decoder longer than allowed.
         """
-        ahead = _Ahead(limit_bytes=2 * SLAB_BYTES, permits=self._may_decode)
-        for slab in in_slabs(self._sights(outcomes, ahead), most=self._plan.slab_images):
-            slab_bytes = sum(sight.image.pixels.nbytes for sight in slab)
-            yield slab
-            del slab  # or its pixels would stay while the next ones gather
-            ahead.gone(slab_bytes)
+        ahead = _Ahead(limit_bytes=2 * BATCH_BYTES, permits=self._may_decode)
+        for batch in in_batches(self._sights(outcomes, ahead), most=self._plan.batch_images):
+            batch_bytes = sum(sight.image.pixels.nbytes for sight in batch)
+            yield batch
+            del batch  # or its pixels would stay while the next ones gather
+            ahead.gone(batch_bytes)
 
     def _sights(self, outcomes: Sequence[ImageResult], ahead: _Ahead) -> Iterator[LoadedImage]:
         waiting: deque[Future[LoadedImage | None]] = deque()
@@ -149,10 +149,10 @@ class ImageLoader:
     def one_by_one(
         self, outcomes: Sequence[ImageResult], *, announce: Callable[[int], None]
     ) -> Iterator[list[LoadedImage]]:
-        """The same for a bundle that kills: slabs of one, each announced by its position first, decoded in a child."""
+        """The same for a bundle that kills: batches of one, each announced by its position first, decoded in a child."""
 
         def decode_in_child(data: bytes) -> DecodedImage:
-            return child.decode(data, rules=self._plan.rules, needs=self._plan.needs)
+            return child.decode(data, rules=self._plan.rules, input_resolutions=self._plan.input_resolutions)
 
         with IsolatedDecoder(timeout_s=self._plan.decode_timeout_s) as child:
             for outcome in outcomes:
@@ -175,7 +175,7 @@ class ImageLoader:
 
     def _open_ahead(self, number: int, outcome: ImageResult, ahead: _Ahead) -> LoadedImage | None:
         def decode_here(data: bytes) -> DecodedImage:
-            image = decode(data, rules=self._plan.rules, needs=self._plan.needs)
+            image = decode(data, rules=self._plan.rules, input_resolutions=self._plan.input_resolutions)
             ahead.took(image.pixels.nbytes)
             return image
 

@@ -1,9 +1,9 @@
 """Images opened by other processes: the second shape of the line, for models that outrun the cores beside them.
 
 A bundle goes out in chunks, to whatever has a CPU left (`openactors`: Ray actors, on nodes without a GPU too), and
-comes back as decoded images in the order of the index, so that slabs, parts and rows are those of the first shape. The
+comes back as decoded images in the order of the index, so that batches, parts and rows are those of the first shape. The
 worker depends on nobody: the first images are opened here, a window at a time, while openers start; so is a chunk that
-nobody can take or that is not there when it is wanted; and one whose opener is known to have died, perhaps of a picture
+nobody can take or that is not there when it is wanted; and one whose opener is known to have died, perhaps of an image
 in it, is opened here with care, decoding in a child. Knows nothing of Ray, nor of job files, which an opener would
 import for nothing; what `concurrent.futures` has will do.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
-from batchtag.pipeline.loader import DecoderHung, ImageLoader, LoadedImage, LoadPlan, Times, in_slabs
+from batchtag.pipeline.loader import DecoderHung, ImageLoader, LoadedImage, LoadPlan, Times, in_batches
 from batchtag.storage import open_store
 from batchtag.types import DecodedImage, ImageResult
 
@@ -96,7 +96,9 @@ class ChunkOpener:
 
     def open(self, outcomes: list[ImageResult]) -> DecodedChunk:
         """One chunk. Raises DecoderHung."""
-        images = {sight.outcome.ref.position: sight.image for slab in self._stream.slabs(outcomes) for sight in slab}
+        images = {
+            sight.outcome.ref.position: sight.image for batch in self._stream.batches(outcomes) for sight in batch
+        }
         with self._telling:
             now = self._stream.times()
             since, self._told = now.plus(self._told, sign=-1), now
@@ -165,9 +167,9 @@ class RemoteLoader:
         """Let the openers go."""
         self._openers.dismiss()
 
-    def slabs(self, outcomes: Sequence[ImageResult]) -> Iterator[list[LoadedImage]]:
-        """The images that could be opened, in order, in slabs; else a failure is in the result. Raises DecoderHung."""
-        return in_slabs(self._sights(outcomes), most=self._plan.slab_images)
+    def batches(self, outcomes: Sequence[ImageResult]) -> Iterator[list[LoadedImage]]:
+        """The images that could be opened, in order, in batches; else a failure is in the result. Raises DecoderHung."""
+        return in_batches(self._sights(outcomes), most=self._plan.batch_images)
 
     def _sights(self, outcomes: Sequence[ImageResult]) -> Iterator[LoadedImage]:
         out: deque[tuple[list[ImageResult], DecodeTask | None]] = deque()
@@ -212,8 +214,8 @@ class RemoteLoader:
         except DecodeWorkerDied as error:
             self._told(came=False)
             log.warning("positions %d to %d: %s", chunk[0].ref.position, chunk[-1].ref.position, error)
-            for slab in self._here.one_by_one(chunk, announce=lambda position: None):
-                yield from slab
+            for batch in self._here.one_by_one(chunk, announce=lambda position: None):
+                yield from batch
         else:
             self._told(came=True, num_images=len(chunk), times=found.times)
             for outcome, there, image in zip(chunk, found.outcomes, found.images, strict=True):
@@ -222,9 +224,9 @@ class RemoteLoader:
                     yield LoadedImage(outcome, image)
 
     def _opened_here(self, chunk: list[ImageResult]) -> Iterator[LoadedImage]:
-        for slab in self._here.slabs(chunk):
-            yield from slab
-            del slab  # or its pixels would stay while the next ones gather
+        for batch in self._here.batches(chunk):
+            yield from batch
+            del batch  # or its pixels would stay while the next ones gather
 
     def _told(self, *, came: bool, num_images: int = 0, times: Times | None = None) -> None:
         with self._telling:

@@ -15,7 +15,7 @@ class RunStats:
     num_images: int = 0
     num_failed: int = 0
     num_tags: int = 0
-    num_slabs: int = 0
+    num_batches: int = 0
     num_elsewhere: int = 0
     fetched_bytes: int = 0
     fetch_s: float = 0.0
@@ -27,7 +27,7 @@ class RunStats:
 
     def add(self, other: RunStats) -> None:
         """Take in another worker's sums."""
-        for name in ("num_images", "num_failed", "num_tags", "num_slabs", "num_elsewhere", "fetched_bytes"):
+        for name in ("num_images", "num_failed", "num_tags", "num_batches", "num_elsewhere", "fetched_bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("fetch_s", "decode_s", "predict_s", "write_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -39,7 +39,7 @@ class RunStats:
 
     def take_work(self, work: RunStats) -> None:
         """What it cost, and the examples, as `work` says; the images stay as they are counted here."""
-        self.num_slabs, self.num_elsewhere = work.num_slabs, work.num_elsewhere
+        self.num_batches, self.num_elsewhere = work.num_batches, work.num_elsewhere
         self.fetched_bytes, self.fetch_s, self.decode_s = work.fetched_bytes, work.fetch_s, work.decode_s
         self.predict_s, self.write_s, self.examples = work.predict_s, work.write_s, work.examples
 

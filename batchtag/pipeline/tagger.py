@@ -1,6 +1,6 @@
-"""Pictures to tags without Ray and without an OUT: the line's own stream and models, in this process.
+"""Images to tags without Ray and without an OUT: the line's own stream and models, in this process.
 
-For evaluation, during training and after it: what is measured is what runs, because the same code opens the pictures,
+For evaluation, during training and after it: what is measured is what runs, because the same code opens the images,
 looks at them and makes the rows.
 """
 
@@ -18,7 +18,7 @@ from batchtag.system import available_cores
 from batchtag.types import ImageRef, ImageResult, InputResolution, ModelInfo
 
 _FETCHES = 16
-_SLAB_IMAGES = 32
+_BATCH_IMAGES = 32
 
 
 def predict(
@@ -30,19 +30,21 @@ def predict(
     decode_timeout_s: float = 60.0,
     told: Callable[[int], None] = lambda num_done: None,
 ) -> list[ImageResult]:
-    """What every model says of each picture, in the order given: tags in `findings`, or the failure.
+    """What every model says of each image, in the order given: tags in `findings`, or the failure.
 
-    `told` is called with the number of pictures done. Raises what `stream` and `look` raise for a picture that hangs
+    `told` is called with the number of images done. Raises what `stream` and `look` raise for an image that hangs
     its decoder and a device that is lost.
     """
     outcomes = [ImageResult.of(ImageRef(uri=uri, position=i)) for i, uri in enumerate(uris)]
     plan = LoadPlan(
         rules=rules or DecodeRules(),
-        needs=tuple(InputResolution(mode="full") if card.crops_of else card.need for card, _ in models),
+        input_resolutions=tuple(
+            InputResolution(mode="full") if info.crops_of else info.input_resolution for info, _ in models
+        ),
         decode_timeout_s=decode_timeout_s,
         fetches=_FETCHES,
         decode_threads=available_cores(),
-        slab_images=_SLAB_IMAGES,
+        batch_images=_BATCH_IMAGES,
     )
     stream = ImageLoader(plan, store_for=lambda uri: open_store(uri, storage_options))
     for num_done in _looked(stream, outcomes, models):
@@ -54,7 +56,7 @@ def _looked(
     stream: ImageLoader, outcomes: Sequence[ImageResult], models: Sequence[tuple[ModelInfo, Model]]
 ) -> Iterator[int]:
     num_done = 0
-    for slab in stream.slabs(outcomes):
-        look(slab, models)
-        num_done += len(slab)
+    for batch in stream.batches(outcomes):
+        look(batch, models)
+        num_done += len(batch)
         yield num_done

@@ -1,8 +1,8 @@
 """One worker: takes a bundle, streams its images through fetch, decode and every model, and commits its part.
 
 Knows nothing of Ray, so the line is tested without it; `pipeline` makes it an actor. Two bundles may run at once in
-one worker, so that one opens images or writes its part while the other computes; the models take one slab at a time, or
-two where pictures are looked at side by side.
+one worker, so that one opens images or writes its part while the other computes; the models take one batch at a time, or
+two where images are looked at side by side.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class WorkPlan:
     out_options: dict[str, Any] = field(default_factory=dict, repr=False)
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
     models: tuple[ModelSpec, ...]
-    cards: tuple[ModelInfo, ...]
+    infos: tuple[ModelInfo, ...]
     stream: LoadPlan
     runtime: Runtime
     decode: Decode = "with_models"
@@ -96,7 +96,7 @@ class Worker:
         self._warming = threading.Thread(target=_warm_up, args=(plan.source, plan.source_options), daemon=True)
         self._warming.start()
         self._models = _load_models(plan)
-        self._device = _Device(slabs=2 if plan.runtime.has_lanes else 1)
+        self._device = _Device(batches=2 if plan.runtime.has_lanes else 1)
         self._room = _Room()
         self._counters = RunStats()
         self._in_flight: dict[str, RunStats] = {}
@@ -135,14 +135,14 @@ class Worker:
         self._doing[bundle.id] = "opens images of"
         self._warming.join()  # a second, which all fetches at once, and openers that start, would make three
         self._decide_who_opens()
-        for slab in self._slabs(bundle, outcomes, order):
-            upto = slab[-1].outcome.ref.position - bundle.first + 1
-            self._look(bundle, slab, ahead=outcomes[upto:])
-            self._count(num_slabs=1)
+        for batch in self._batches(bundle, outcomes, order):
+            upto = batch[-1].outcome.ref.position - bundle.first + 1
+            self._look(bundle, batch, ahead=outcomes[upto:])
+            self._count(num_batches=1)
             self._count_images(outcomes[counted:upto], done)
             counted = upto
             self._doing[bundle.id] = "opens images of"
-            del slab  # or its pixels would stay while the next ones gather
+            del batch  # or its pixels would stay while the next ones gather
         self._count_images(outcomes[counted:], done)
         if order.careful:
             self._monitor.at(bundle.id, NOWHERE)
@@ -152,13 +152,13 @@ class Worker:
         self._count(write_s=time.monotonic() - started)
         return commit
 
-    def _slabs(self, bundle: Bundle, outcomes: list[ImageResult], order: Attempt) -> Iterator[list[LoadedImage]]:
+    def _batches(self, bundle: Bundle, outcomes: list[ImageResult], order: Attempt) -> Iterator[list[LoadedImage]]:
         if not order.careful:
             try:
                 if self._slots and self._elsewhere:
-                    yield from self._elsewhere.slabs(outcomes)
+                    yield from self._elsewhere.batches(outcomes)
                 else:
-                    yield from self._stream.slabs(outcomes)
+                    yield from self._stream.batches(outcomes)
             except DecoderHung:
                 self._die(bundle, f"an image of bundle {bundle.id} keeps the decoder")
             return
@@ -194,7 +194,7 @@ class Worker:
             slots = slots if pays(so_far, self._plan.stream, slots=slots) else 0
         self._slots = slots
 
-    def _look(self, bundle: Bundle, slab: list[LoadedImage], *, ahead: list[ImageResult]) -> None:
+    def _look(self, bundle: Bundle, batch: list[LoadedImage], *, ahead: list[ImageResult]) -> None:
         @contextmanager
         def device() -> Iterator[None]:
             with self._device.taken():
@@ -205,7 +205,7 @@ class Worker:
                 except DeviceLost as error:
                     self._die(bundle, f"the device is lost: {error}")
 
-        look(slab, self._models, hold=device)
+        look(batch, self._models, hold=device)
 
     def _die(self, bundle: Bundle, why: str) -> NoReturn:
         """End this process: a stuck thread or a broken device is not mended from inside. The next start is careful."""
@@ -232,9 +232,9 @@ class Worker:
                     if outcome.failure is not None:
                         counters.failed(str(outcome.failure.code), outcome.ref.uri)
 
-    def _count(self, *, num_slabs: int = 0, write_s: float = 0.0) -> None:
+    def _count(self, *, num_batches: int = 0, write_s: float = 0.0) -> None:
         with self._counting:
-            self._counters.num_slabs += num_slabs
+            self._counters.num_batches += num_batches
             self._counters.write_s += write_s
 
     def beat(self) -> None:
@@ -280,26 +280,26 @@ def _warm_up(uri: str, options: dict[str, Any]) -> None:
 
 def _load_models(plan: WorkPlan) -> list[tuple[ModelInfo, models.Model]]:
     loaded = []
-    for spec, card in zip(plan.models, plan.cards, strict=True):
+    for spec, info in zip(plan.models, plan.infos, strict=True):
         model = models.load(spec, runtime=plan.runtime)
-        if model.card.digest != card.digest:
+        if model.info.digest != info.digest:
             raise ModelError(
-                f"{card.name} has digest {model.card.digest} on this worker and {card.digest} where the run began; "
+                f"{info.name} has digest {model.info.digest} on this worker and {info.digest} where the run began; "
                 "the same versions of torchvision and of the weights must be everywhere"
             )
-        loaded.append((card, model))
+        loaded.append((info, model))
     return loaded
 
 
 class _Device:
-    """Where slabs are looked at: one at a time on a GPU, two where pictures are looked at side by side.
+    """Where batches are looked at: one at a time on a GPU, two where images are looked at side by side.
 
-    The last pictures of a slab leave cores idle, which the next slab of the other bundle takes: mobilenet_v3_large on
-    two cores, 68 images/s with one slab at a time and 75 with two.
+    The last images of a batch leave cores idle, which the next batch of the other bundle takes: mobilenet_v3_large on
+    two cores, 68 images/s with one batch at a time and 75 with two.
     """
 
-    def __init__(self, *, slabs: int) -> None:
-        self._free = threading.Semaphore(slabs)
+    def __init__(self, *, batches: int) -> None:
+        self._free = threading.Semaphore(batches)
         self._changing = threading.Lock()
         self._inside = 0
         self._since = 0.0
@@ -315,7 +315,7 @@ class _Device:
                 self._move(-1)
 
     def busy_s(self) -> float:
-        """Seconds in which there was a slab, or two, up to now."""
+        """Seconds in which there was a batch, or two, up to now."""
         with self._changing:
             return self._busy_s + (time.monotonic() - self._since if self._inside else 0.0)
 

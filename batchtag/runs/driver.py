@@ -87,22 +87,22 @@ def run_job(
 
 def prepare_models(spec: JobSpec) -> tuple[ModelInfo, ...]:
     """The card of each model of the job, weights fetched and checked. Raises ModelError or UsageError."""
-    cards = []
+    infos = []
     for model in spec.models:
-        card = models.prepare(model)
+        info = models.prepare(model)
         if isinstance(model.on, CropsOf):
-            card = replace(card, crops_of=model.on.crops_of, crops_min_score=model.on.min_score)
-        cards.append(card)
-    by_name = {card.name: card for card in cards}
-    for i, card in enumerate(cards):
-        if card.crops_of and by_name[card.crops_of].kind != "object":
-            raise UsageError(f"models[{i}].on.crops_of is {card.crops_of!r}, which finds no boxes; name a detector")
-    return tuple(cards)
+            info = replace(info, crops_of=model.on.crops_of, crops_min_score=model.on.min_score)
+        infos.append(info)
+    by_name = {info.name: info for info in infos}
+    for i, info in enumerate(infos):
+        if info.crops_of and by_name[info.crops_of].kind != "object":
+            raise UsageError(f"models[{i}].on.crops_of is {info.crops_of!r}, which finds no boxes; name a detector")
+    return tuple(infos)
 
 
-def pixel_needs(cards: tuple[ModelInfo, ...]) -> tuple[InputResolution, ...]:
-    """What decoding must deliver: crops are cut from the picture as it is, so they need all of it."""
-    return tuple(InputResolution(mode="full") if card.crops_of else card.need for card in cards)
+def input_resolutions(infos: tuple[ModelInfo, ...]) -> tuple[InputResolution, ...]:
+    """What decoding must deliver: crops are cut from the image as it is, so they need all of it."""
+    return tuple(InputResolution(mode="full") if info.crops_of else info.input_resolution for info in infos)
 
 
 class _Run:
@@ -119,7 +119,7 @@ class _Run:
             spec.compute.decode == "auto" and spec.compute.device != "cpu"
         )
         self._ray = RaySession(address=spec.compute.address, verbose=verbose, carries_pixels=may_carry)
-        self._cards: Future[tuple[ModelInfo, ...]] = Future()
+        self._infos: Future[tuple[ModelInfo, ...]] = Future()
         self._totals = Totals()
         self._figures = RunProgress(phase="starting")
         self._began = time.monotonic()
@@ -182,10 +182,10 @@ class _Run:
             index = self._list(pages or self._listing())
         else:
             self._report.num_images = index.num_images
-            self._phase("checking models", self._cards)
+            self._phase("checking models", self._infos)
             self._check_job()
         self._report.num_images = index.num_images
-        self._report.models = [card.id for card in self._cards.result()]
+        self._report.models = [info.id for info in self._infos.result()]
         left = bundles_left(index, committed)
         remove_debris(committed, store=self._store, layout=self._layout)
         self._totals = totals_of(sorted(committed), store=self._store, layout=self._layout, counted=self._totals)
@@ -206,16 +206,16 @@ class _Run:
     def _prepare(self) -> None:
         began = time.monotonic()
         try:
-            cards = prepare_models(self._spec)
+            infos = prepare_models(self._spec)
             self._took("models", began)
-            self._cards.set_result(cards)
+            self._infos.set_result(infos)
         except BaseException as error:
-            self._cards.set_exception(error)
+            self._infos.set_exception(error)
 
     def _check_job(self) -> None:
-        mine = identity(self._spec, self._cards.result())
+        mine = identity(self._spec, self._infos.result())
         check_or_store(mine, spec=self._spec, store=self._store, layout=self._layout)
-        store_thresholds(self._cards.result(), store=self._store, layout=self._layout)
+        store_thresholds(self._infos.result(), store=self._store, layout=self._layout)
 
     def _list(self, pages: Iterator[list[ObjectInfo]]) -> Index:
         began = time.monotonic()
@@ -223,14 +223,14 @@ class _Run:
         def listed(num_images: int) -> None:
             self._progress.show(RunProgress(phase=f"listing: {num_images:,} images"))
             self._keep_record(phase=f"listing: {num_images:,} images")
-            for slow in (self._cards, self._ray.ready):
+            for slow in (self._infos, self._ray.ready):
                 if slow.done():
                     slow.result()  # raises at once what went wrong there
 
         def bundle_size(num_images: int) -> int:
             nonlocal began
             paused = time.monotonic()
-            self._phase(f"{num_images:,} images listed; checking models", self._cards)
+            self._phase(f"{num_images:,} images listed; checking models", self._infos)
             self._check_job()
             self._wait_for_ray()
             began += time.monotonic() - paused
@@ -238,7 +238,7 @@ class _Run:
             return placement.bundle_size(
                 num_images,
                 compute=self._spec.compute,
-                cards=self._cards.result(),
+                infos=self._infos.result(),
                 machines=there,
                 to_come=still_to_come(kinds, there=there),
             )
@@ -263,7 +263,7 @@ class _Run:
             to_come=still_to_come(kinds, there=there),
             num_bundles=len(bundles),
             num_images=sum(bundle.num_images for bundle in bundles),
-            cards=self._cards.result(),
+            infos=self._infos.result(),
         )
         self._report.placement = place.reason
         work = monitor.Work(
@@ -316,7 +316,7 @@ class _Run:
             self._report.store(store=self._store, layout=self._layout, policy=RetryPolicy(attempts=1))
 
     def _work_plan(self, place: placement.Placement) -> WorkPlan:
-        spec, cards = self._spec, self._cards.result()
+        spec, infos = self._spec, self._infos.result()
         rules = DecodeRules(
             formats=frozenset(spec.decode.formats),
             max_pixels=spec.decode.max_pixels,
@@ -326,11 +326,11 @@ class _Run:
         )
         stream = LoadPlan(
             rules=rules,
-            needs=pixel_needs(cards),
+            input_resolutions=input_resolutions(infos),
             decode_timeout_s=spec.decode.timeout_s,
             fetches=spec.compute.fetches,
             decode_threads=place.decode_threads,
-            slab_images=place.slab_images,
+            batch_images=place.batch_images,
         )
         return WorkPlan(
             run_id=self._report.run_id,
@@ -339,7 +339,7 @@ class _Run:
             source_options=spec.source.storage_options,
             source=spec.source.uri if isinstance(spec.source, ManifestSource) else spec.source.uris[0],
             models=tuple(spec.models),
-            cards=cards,
+            infos=infos,
             stream=stream,
             decode=spec.compute.decode,
             runtime=Runtime(

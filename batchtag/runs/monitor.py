@@ -139,7 +139,7 @@ class StallGuard:
             done.fetched_bytes,
             done.fetch_s,
             done.decode_s,
-            done.num_slabs,  # not its seconds, which go on while a device hangs
+            done.num_batches,  # not its seconds, which go on while a device hangs
             done.write_s,
             len(alive),
         )

@@ -39,7 +39,7 @@ LIGHT_GFLOPS, WORTH_S = 0.5, 20.0
 WORTH_COMING_S, TOO_LONG_S = 120.0, 600.0
 """A machine that may come is asked for if with it all have so much work, or if without it the others need so long: to
 start one takes minutes."""
-GPU_SLAB, CPU_SLAB = 64, 16
+GPU_BATCH, CPU_BATCH = 64, 16
 """Images handed to the models at once."""
 
 
@@ -55,7 +55,7 @@ class Placement:
     gpus_per_actor: float
     compute_threads: int
     decode_threads: int
-    slab_images: int
+    batch_images: int
     reason: str
 
 
@@ -66,25 +66,25 @@ def place(
     to_come: Sequence[Machine] = (),
     num_bundles: int | None = None,
     num_images: int = 10**9,
-    cards: Sequence[ModelInfo] = (),
+    infos: Sequence[ModelInfo] = (),
 ) -> Placement:
     """Numbers for a run on these machines. Raises UsageError for a job that can never be placed there.
 
     Machines `to_come` are those that the cluster's autoscaler may add: they count as if they were there, for Ray adds
     them while actors wait for a place. But there are no more workers than bundles to do, and no more machines are asked
     for than have some minutes of work, unless the job says how many workers, or nobody knows the work of its models.
-    What is to be done (`num_images`, `cards`) decides too how many cores a worker gets on CPUs.
+    What is to be done (`num_images`, `infos`) decides too how many cores a worker gets on CPUs.
 
     An actor runs on one machine, so what counts is how many fit on each, not the sum of the CPUs: on four nodes of 4
     CPUs, one actor of 15 would be waited for in vain.
     """
     if not machines and not to_come:
         raise UsageError("the cluster has no machine that is alive; try again when one is there")
-    asked, left = _worth_coming(compute, machines, to_come, num_images=num_images, cards=cards)
+    asked, left = _worth_coming(compute, machines, to_come, num_images=num_images, infos=infos)
     while True:
         everywhere = [*machines, *asked]
         try:
-            placement = _place_on(compute, everywhere, num_bundles=num_bundles, num_images=num_images, cards=cards)
+            placement = _place_on(compute, everywhere, num_bundles=num_bundles, num_images=num_images, infos=infos)
             break
         except UsageError:  # perhaps there is room where more have come
             if not left:
@@ -92,7 +92,7 @@ def place(
             asked.append(left.pop(0))
     told = f"; {len(machines)} of {len(everywhere)} nodes are there" if to_come else ""
     if left:
-        rate = sum(_images_per_s(compute, machine, placement.device, cards) for machine in everywhere)
+        rate = sum(_images_per_s(compute, machine, placement.device, infos) for machine in everywhere)
         told += f"; {len(left)} more are not asked for, the work being some {num_images / rate:,.0f} s without them"
     return replace(placement, reason=placement.reason + told)
 
@@ -103,13 +103,13 @@ def _place_on(
     *,
     num_bundles: int | None,
     num_images: int,
-    cards: Sequence[ModelInfo],
+    infos: Sequence[ModelInfo],
 ) -> Placement:
     device = _device(compute, machines)
     hosts = [m for m in machines if int(m.gpus)] if device == "cuda" else list(machines)
     gpus = (1.0 if compute.gpus_per_actor == "auto" else compute.gpus_per_actor) if device == "cuda" else 0.0
     cores = sum(machine.cpus for machine in hosts)
-    is_light = _gflops(cards) < LIGHT_GFLOPS and num_images * _cpu_seconds(cards) >= WORTH_S * cores
+    is_light = _gflops(infos) < LIGHT_GFLOPS and num_images * _cpu_seconds(infos) >= WORTH_S * cores
     per_worker = CORES_PER_LIGHT_WORKER if is_light else CORES_PER_CPU_WORKER
     most = sum(_room_by_gpu(machine, gpus) for machine in hosts) if gpus else _cpu_workers(hosts, per_worker)
     wanted = _wanted(compute, most, on_gpu=device == "cuda", num_bundles=num_bundles)
@@ -138,7 +138,7 @@ def _place_on(
     engine = engine_on(device, asked=compute.engine)
     precision = precision_on(device, engine, asked=compute.precision)
     decode_threads = cores if compute.decode_threads == "auto" else compute.decode_threads
-    slab = (GPU_SLAB if device == "cuda" else CPU_SLAB) if compute.batch_size == "auto" else compute.batch_size
+    batch = (GPU_BATCH if device == "cuda" else CPU_BATCH) if compute.batch_size == "auto" else compute.batch_size
     return Placement(
         device=device,
         engine=engine,
@@ -148,11 +148,11 @@ def _place_on(
         gpus_per_actor=gpus,
         compute_threads=cores,
         decode_threads=decode_threads,
-        slab_images=slab,
+        batch_images=batch,
         reason=f"{actors} worker{'s' * (actors > 1)} on {device} ({engine}), {per_actor:g} of {cpus:g} CPUs"
         + (f" and {gpus:g} of a GPU" if 0 < gpus < 1 else "")
         + (" and no GPU (compute.gpus_per_actor)" if compute.gpus_per_actor != "auto" and not gpus else "")
-        + f" each, {decode_threads} decode threads, slabs of {slab}"
+        + f" each, {decode_threads} decode threads, batches of {batch}"
         + (f"; {compute.actors} were asked for" if compute.actors not in ("auto", actors) else ""),
     )
 
@@ -189,17 +189,17 @@ def _worth_coming(
     to_come: Sequence[Machine],
     *,
     num_images: int,
-    cards: Sequence[ModelInfo],
+    infos: Sequence[ModelInfo],
 ) -> tuple[list[Machine], list[Machine]]:
     """Of the machines to come those that count, and the others. Where no worker has room, it may do for openers."""
-    if compute.actors != "auto" or not cards or not all(card.gflops for card in cards):
+    if compute.actors != "auto" or not infos or not all(info.gflops for info in infos):
         return list(to_come), []
     device = _device(compute, [*there, *to_come])
-    rate = sum(_images_per_s(compute, machine, device, cards) for machine in there)
+    rate = sum(_images_per_s(compute, machine, device, infos) for machine in there)
     asked: list[Machine] = []
     left: list[Machine] = []
     for machine in to_come:
-        more = _images_per_s(compute, machine, device, cards)
+        more = _images_per_s(compute, machine, device, infos)
         is_worth = num_images >= WORTH_COMING_S * (rate + more) or num_images > TOO_LONG_S * rate
         if more and not is_worth:
             left.append(machine)
@@ -209,15 +209,15 @@ def _worth_coming(
     return asked, left
 
 
-def _images_per_s(compute: ComputeSpec, machine: Machine, device: str, cards: Sequence[ModelInfo]) -> float:
+def _images_per_s(compute: ComputeSpec, machine: Machine, device: str, infos: Sequence[ModelInfo]) -> float:
     """What a machine tags, of the order of; 0 where no worker has room."""
     size = 0.1 if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
     if device == "cpu":
-        return machine.cpus / _cpu_seconds(cards) if machine.cpus >= size else 0.0
+        return machine.cpus / _cpu_seconds(infos) if machine.cpus >= size else 0.0
     if not int(machine.gpus) or machine.cpus < size:
         return 0.0
     opened = CPU_IMAGES_PER_S_PER_CORE * machine.cpus
-    return 1 / (_gflops(cards) / (GPU_GFLOPS * int(machine.gpus)) + 1 / opened)
+    return 1 / (_gflops(infos) / (GPU_GFLOPS * int(machine.gpus)) + 1 / opened)
 
 
 def _what_fits(
@@ -282,14 +282,14 @@ def _cpu_workers(hosts: Sequence[Machine], per_worker: int) -> int:
     return max(1, least, sum(max(1, cores // per_worker) for cores in whole))
 
 
-def _gflops(cards: Sequence[ModelInfo]) -> float:
+def _gflops(infos: Sequence[ModelInfo]) -> float:
     """Of an image, by all models."""
-    return sum(card.gflops * (CROPS_PER_IMAGE if card.crops_of else 1) for card in cards)
+    return sum(info.gflops * (CROPS_PER_IMAGE if info.crops_of else 1) for info in infos)
 
 
-def _cpu_seconds(cards: Sequence[ModelInfo]) -> float:
+def _cpu_seconds(infos: Sequence[ModelInfo]) -> float:
     """What an image takes of a core, fetched, decoded and looked at, of the order of."""
-    return _gflops(cards) / CPU_GFLOPS_PER_CORE + 1 / CPU_IMAGES_PER_S_PER_CORE
+    return _gflops(infos) / CPU_GFLOPS_PER_CORE + 1 / CPU_IMAGES_PER_S_PER_CORE
 
 
 def _spares(hosts: Sequence[Machine], *, one_is_free: bool) -> list[list[Machine]]:
@@ -360,7 +360,7 @@ def bundle_size(
     num_images: int,
     *,
     compute: ComputeSpec,
-    cards: Sequence[ModelInfo],
+    infos: Sequence[ModelInfo],
     machines: Sequence[Machine],
     to_come: Sequence[Machine] = (),
 ) -> int:
@@ -368,9 +368,9 @@ def bundle_size(
     if compute.bundle_size != "auto":
         return compute.bundle_size
     expected = num_images if num_images < MANY else 8 * MANY
-    placement = place(compute, machines, to_come=to_come, num_images=expected, cards=cards)
+    placement = place(compute, machines, to_come=to_come, num_images=expected, infos=infos)
     cores = placement.compute_threads
-    gflops = _gflops(cards)
+    gflops = _gflops(infos)
     device_rate = GPU_GFLOPS if placement.device == "cuda" else CPU_GFLOPS_PER_CORE * cores
     seconds_per_image = gflops / device_rate + 1 / (CPU_IMAGES_PER_S_PER_CORE * cores)
     fair_share = expected / (BUNDLES_PER_WORKER * placement.actors)

@@ -25,7 +25,7 @@ class WorkerMetrics:
         self._seconds = Counter(
             "batchtag_stage_seconds_total", "Seconds in a stage, summed over its threads.", (*tags, "stage")
         )
-        self._slabs = Counter("batchtag_batches_total", "Batches of images handed to the models.", tags)
+        self._batches = Counter("batchtag_batches_total", "Batches of images handed to the models.", tags)
         self._bundles = Gauge("batchtag_bundles_in_hand", "Bundles that a worker has begun and not committed.", tags)
         self._waiting = Gauge("batchtag_images_waiting", "Images opened and waiting for a worker's device.", tags)
         self._openers = Gauge("batchtag_openers", "Openers elsewhere that work for a worker.", tags)
@@ -42,7 +42,7 @@ class WorkerMetrics:
             (self._images, "num_images"),
             (self._tags, "num_tags"),
             (self._bytes, "fetched_bytes"),
-            (self._slabs, "num_slabs"),
+            (self._batches, "num_batches"),
         ):
             _add(metric, getattr(now, name) - getattr(told, name), self._run)
         for code, count in now.failed_by_code.items():

@@ -2,7 +2,7 @@
 
 fsspec has no word for "this version", so three promises are weaker here: `read` knows no etag (it gives "", and `fetch`
 compares lengths), `if_etag` and `write_if` look before they act, with a moment between. fsspec also normalises paths; a
-URI that would name another object after that is refused, because a wrong picture under a right name is worse than none.
+URI that would name another object after that is refused, because a wrong image under a right name is worse than none.
 """
 
 from __future__ import annotations

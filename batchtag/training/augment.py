@@ -1,4 +1,4 @@
-"""Pictures changed at random, boxes with them: torchvision.transforms.v2 on upright uint8 pixels, before the network.
+"""Images changed at random, boxes with them: torchvision.transforms.v2 on upright uint8 pixels, before the network.
 
 What runs later in the line (resizing, normalising) is not done here but by the model itself, so that training and
 tagging cannot differ in it. A classifier's cut is resized to its input size, with the interpolation it will run with.
@@ -63,7 +63,7 @@ def _for_classes(spec: AugmentSpec, *, crop_size: int, interpolation: str) -> li
 def changed(
     pixels: Tensor, boxes_xyxy: Tensor, labels: Tensor, change: v2.Transform
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One picture of a detector's training: (3, H, W) uint8 and (N, 4) float32 boxes in its pixels, both changed.
+    """One image of a detector's training: (3, H, W) uint8 and (N, 4) float32 boxes in its pixels, both changed.
 
     A box that is cut down to nothing is gone, and its label with it.
     """

@@ -1,7 +1,7 @@
-"""Labelled pictures as a network in training sees them: opened by the line's own decoder, changed, and batched.
+"""Labelled images as a network in training sees them: opened by the line's own decoder, changed, and batched.
 
-Opening runs in processes beside the one that trains (torch's DataLoader), because changing a picture holds Python's
-lock longer than decoding does. Each picture's changes are drawn from (seed, epoch, place in the epoch), so they depend
+Opening runs in processes beside the one that trains (torch's DataLoader), because changing an image holds Python's
+lock longer than decoding does. Each image's changes are drawn from (seed, epoch, place in the epoch), so they depend
 neither on the number of processes nor on what was trained before: a resumed epoch is the same epoch.
 """
 
@@ -28,18 +28,18 @@ from batchtag.training.augment import changed
 from batchtag.types import InputResolution
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
-"""Detection: pictures (3, H, W) uint8 of any size, and their boxes (N, 4) and labels (N,), background 0. For
-classification each picture is of the crop's size and its target holds `label`, ()."""
+"""Detection: images (3, H, W) uint8 of any size, and their boxes (N, 4) and labels (N,), background 0. For
+classification each image is of the crop's size and its target holds `label`, ()."""
 
 
 @dataclass
-class Pictures(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
-    """The pictures of one split. An item is asked for as (number, seed of its changes)."""
+class Images(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
+    """The images of one split. An item is asked for as (number, seed of its changes)."""
 
     images: Sequence[LabelledImage]
     task: Task
     change: v2.Transform
-    need: InputResolution
+    input_resolution: InputResolution
     storage_options: Mapping[str, Any]
     _store: Store | None = field(default=None, init=False, repr=False)
 
@@ -70,7 +70,7 @@ class Pictures(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
                 f"{image.uri}: could be read when the data was checked, and cannot now: {error.message}"
             ) from error
         try:
-            opened = decode(blob.data, rules=DecodeRules(), needs=(self.need,))
+            opened = decode(blob.data, rules=DecodeRules(), input_resolutions=(self.input_resolution,))
         except DecodeError as error:
             raise RunFailed(
                 f"{image.uri}: could be decoded when the data was checked, and cannot now: {error.message}"
@@ -99,7 +99,7 @@ class _Batches(torch.utils.data.Sampler[list[tuple[int, int]]]):
 class Loader:
     """Batches of one split, epoch after epoch, opened ahead by `processes` processes (0: in between, by the caller)."""
 
-    def __init__(self, pictures: Pictures, *, batch_size: int, processes: int, pin_memory: bool = False) -> None:
+    def __init__(self, images: Images, *, batch_size: int, processes: int, pin_memory: bool = False) -> None:
         """`pin_memory` where batches go to a GPU: copies from pinned memory do not hold the training up."""
         self._batches = _Batches(batch_size)
         ahead: dict[str, Any] = {}
@@ -108,7 +108,7 @@ class Loader:
             # their parent, outlived it, with 900 MB each; and a plain fork is not safe beside Ray's threads.
             ahead = {"multiprocessing_context": "spawn", "prefetch_factor": 4, "persistent_workers": True}
         self._loader = DataLoader(
-            pictures,
+            images,
             batch_sampler=self._batches,
             num_workers=processes,
             collate_fn=_apart,
@@ -119,7 +119,7 @@ class Loader:
         )
 
     def epoch(self, order: Sequence[int], *, seed: int, epoch: int) -> DataLoader[Any]:
-        """The batches of these pictures, to be gone through once; its length is their number."""
+        """The batches of these images, to be gone through once; its length is their number."""
         seeds = np.random.default_rng([seed, epoch, 1]).integers(2**62, size=len(order))
         self._batches.order = [(number, int(one)) for number, one in zip(order, seeds, strict=True)]
         return self._loader

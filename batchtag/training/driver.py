@@ -1,6 +1,6 @@
 """One training, from its job to a checkpoint that the line can run: the verb `train`.
 
-As in a run, what is cheap and may be wrong comes first, and Ray starts while the pictures are checked. What has been
+As in a run, what is cheap and may be wrong comes first, and Ray starts while the images are checked. What has been
 trained stays: the same command goes on from the last epoch, and does nothing when all is done. OUT/training.json says
 which job an output belongs to; two jobs are never mixed in one.
 """
@@ -64,9 +64,9 @@ class TrainReport:
         """Two lines for a person."""
         figures = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
         return (
-            f"trained {self.out} on {self.num_train:,} pictures in {format_duration(self.seconds)}: "
+            f"trained {self.out} on {self.num_train:,} images in {format_duration(self.seconds)}: "
             f"epoch {self.best_epoch} "
-            f"of {len(self.history)} is the best, on {self.num_val:,} pictures {figures}"
+            f"of {len(self.history)} is the best, on {self.num_val:,} images {figures}"
         )
 
 
@@ -136,7 +136,7 @@ class _Training:
         if not is_done and task != data.train.task:
             raise UsageError(
                 f"network.architecture is {self._spec.network.architecture}, which can {task}, and the labelled "
-                f"pictures are to {data.train.task}; `batchtag models --task {data.train.task}` lists what can"
+                f"images are to {data.train.task}; `batchtag models --task {data.train.task}` lists what can"
             )
         self._tell_of(data)
         mine = self._identity(data)
@@ -179,11 +179,11 @@ class _Training:
             digest=report.digest,
             data="its validation data",
             data_digest=data_digest(data.val),
-            truth=data.val,
+            ground_truth=data.val,
             score=score,
             evaluated_at=datetime.now(UTC),
             num_problems=report.problems,
-            settings={"trained_on": f"{report.num_train:,} pictures", "best_epoch": report.best_epoch},
+            settings={"trained_on": f"{report.num_train:,} images", "best_epoch": report.best_epoch},
         )
 
     def _known(self) -> dict[str, Any] | None:
@@ -196,7 +196,7 @@ class _Training:
         return None
 
     def _identity(self, data: CheckedData) -> dict[str, Any]:
-        """All that decides the weights. Not where the data lie: the same pictures elsewhere are the same job."""
+        """All that decides the weights. Not where the data lie: the same images elsewhere are the same job."""
         hidden: Any = {"data": True, "compute": True, "output": {"uri", "storage_options"}}
         said = self._spec.model_dump(mode="json", exclude=hidden)
         said["network"].pop("storage_options", None)
@@ -215,7 +215,7 @@ class _Training:
         self._progress.say(f"{self._out} is trained already; for a new training choose another output.uri")
 
     def _data(self) -> CheckedData:
-        """The labelled pictures, every one opened, in a thread so that one sees how far it is."""
+        """The labelled images, every one opened, in a thread so that one sees how far it is."""
         seen = [0, 0]
         found: Future[CheckedData] = Future()
 
@@ -231,7 +231,7 @@ class _Training:
 
         Thread(target=read, name="data", daemon=True).start()
         while not wait_for([found], timeout=_POLL_S).done:
-            self._show(f"checking the labelled pictures: {seen[0]:,} of {seen[1]:,}")
+            self._show(f"checking the labelled images: {seen[0]:,} of {seen[1]:,}")
         return found.result()
 
     def _tell_of(self, data: CheckedData) -> None:
@@ -239,7 +239,7 @@ class _Training:
         report.num_train, report.num_val = len(data.train.images), len(data.val.images)
         report.problems = dict(data.num_problems)
         self._progress.say(
-            f"{report.num_train:,} pictures to train on, {report.num_val:,} to measure on, {len(labels)} "
+            f"{report.num_train:,} images to train on, {report.num_val:,} to measure on, {len(labels)} "
             f"classes: {', '.join(labels[:12])}{', ...' if len(labels) > 12 else ''}"
         )
         for line in problem_lines(data.problems, on_problem=self._spec.data.on_problem):

@@ -1,6 +1,6 @@
 """What each training process does, epoch after epoch; Ray Train starts one for a laptop's core or for each GPU.
 
-Every process holds the whole network and shows its own share of each epoch's pictures; gradients are averaged by
+Every process holds the whole network and shows its own share of each epoch's images; gradients are averaged by
 torch's DDP. All evaluate their share of `val` and the first one scores the rows together. The first also writes: the
 state after each epoch through Ray Train, so that a killed training goes on from there, and at the end the checkpoint,
 with the weights of the best epoch, judged once more in full.
@@ -27,8 +27,8 @@ from batchtag.models.torchvision.architectures import fill
 from batchtag.output.schemas import tags_table
 from batchtag.pipeline.tagger import predict
 from batchtag.training.augment import augmentation
-from batchtag.training.data import Batch, Loader, Pictures
-from batchtag.training.network import make_plan_network, training_need
+from batchtag.training.data import Batch, Images, Loader
+from batchtag.training.network import make_plan_network, training_resolution
 from batchtag.training.optim import average_into, learning_rate, make_optimizer, set_learning_rate
 from batchtag.training.plan import News, TrainPlan, metric_of
 from batchtag.training.sampling import epoch_order, repeat_factors
@@ -36,7 +36,7 @@ from batchtag.training.state import TrainingState, fill_optimizer, optimizer_ten
 from batchtag.training.trainable import float_tensors, freeze, training_mode
 
 _NUM_SIZES = 5
-"""Different sizes that a detector sees pictures in."""
+"""Different sizes that a detector sees images in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Place:
 
 
 class Worker:
-    """One process's part in a training: the network, its optimiser and the pictures."""
+    """One process's part in a training: the network, its optimiser and the images."""
 
     def __init__(
         self, plan: TrainPlan, place: Place, *, wrap: Callable[[nn.Module], nn.Module], tell: Callable[[News], None]
@@ -103,15 +103,15 @@ class Worker:
             crop_size=self.made.preprocessing.get("crop_size", 0),
             interpolation=self.made.preprocessing.get("interpolation", "bilinear"),
         )
-        pictures = Pictures(
+        images = Images(
             images=plan.train,
             task=plan.task,
             change=change,
-            need=training_need(self.made, spec),
+            input_resolution=training_resolution(self.made, spec),
             storage_options=plan.train_options,
         )
         is_cuda = self._place.device.startswith("cuda")
-        return Loader(pictures, batch_size=spec.train.batch_size, processes=plan.processes, pin_memory=is_cuda)
+        return Loader(images, batch_size=spec.train.batch_size, processes=plan.processes, pin_memory=is_cuda)
 
     def _sizes(self) -> tuple[int, ...]:
         """What a detector's shorter side is resized to in training: one of these at random; () where it is fixed."""
@@ -219,13 +219,13 @@ class Worker:
     def _tags(self, network: nn.Module, what: str) -> pa.Table | None:
         place, plan = self._place, self._plan
         mine = plan.val[place.rank :: place.ranks]
-        card, model = self.made.as_model(network, device=place.device)
+        info, model = self.made.as_model(network, device=place.device)
 
         def told(num_done: int) -> None:
             if place.is_first:
                 self._tell({"kind": "judging", "what": what, "done": num_done, "of": len(mine)})
 
-        outcomes = predict([image.uri for image in mine], [(card, model)], storage_options=plan.val_options, told=told)
+        outcomes = predict([image.uri for image in mine], [(info, model)], storage_options=plan.val_options, told=told)
         for outcome in outcomes:
             if outcome.failure is not None:
                 raise RunFailed(
@@ -243,7 +243,7 @@ class Worker:
         return gathered
 
     def _share_statistics(self) -> None:
-        """The first process's batch norm statistics for all: each saw other pictures, and its are the ones kept."""
+        """The first process's batch norm statistics for all: each saw other images, and its are the ones kept."""
         if self._place.ranks > 1:
             for buffer in self._judged.buffers():
                 torch.distributed.broadcast(buffer, src=0)

@@ -1,4 +1,4 @@
-"""The network of a training job: made as the job says, and checked before Ray or a picture is waited for."""
+"""The network of a training job: made as the job says, and checked before Ray or an image is waited for."""
 
 from __future__ import annotations
 
@@ -78,13 +78,15 @@ def preprocessing_asked(spec: TrainSpec, *, task: Task) -> dict[str, Any]:
     return sizes | {"mean": said.mean, "std": said.std}
 
 
-def training_need(made: Trainable, spec: TrainSpec) -> InputResolution:
+def training_resolution(made: Trainable, spec: TrainSpec) -> InputResolution:
     """How many pixels training wants: more than the model, by as much as it enlarges."""
-    need = made.need
+    input_resolution = made.input_resolution
     if made.task == "classify":
         more = 1 / spec.augment.least_area**0.5
         return InputResolution(mode="cover", shorter_px=round(made.preprocessing["crop_size"] * more))
     more = spec.augment.scale[1] * (2.0 if spec.augment.crop else 1.0)
     return InputResolution(
-        mode=need.mode, shorter_px=round(need.shorter_px * more), longer_px=round(need.longer_px * more)
+        mode=input_resolution.mode,
+        shorter_px=round(input_resolution.shorter_px * more),
+        longer_px=round(input_resolution.longer_px * more),
     )

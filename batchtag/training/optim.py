@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate at every step, and the average of the weights: arithmetic, no pictures."""
+"""The optimiser, its learning rate at every step, and the average of the weights: arithmetic, no images."""
 
 from __future__ import annotations
 

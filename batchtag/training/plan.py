@@ -1,6 +1,6 @@
 """What every training process is told, and how the cores of a node are shared: arithmetic, no torch.
 
-The process that trains gets its cores for torch, and one process for each opens pictures beside it. On two cores they
+The process that trains gets its cores for torch, and one process for each opens images beside it. On two cores they
 compete: torch's threads wait for each other busily, so a core that is taken away costs the others too.
 """
 
@@ -36,7 +36,7 @@ class TrainPlan:
     train_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     val_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     processes: int = 1
-    """That open pictures for one worker."""
+    """That open images for one worker."""
     threads: int = 1
     """Of torch in each worker."""
 
@@ -44,7 +44,7 @@ class TrainPlan:
 def plan_training(spec: TrainSpec, data: CheckedData, *, use_gpu: bool, cores: int) -> TrainPlan:
     """The plan for workers of so many cores each (`cores_of_a_worker`).
 
-    Raises UsageError for a metric of the other task, and for fewer pictures than workers.
+    Raises UsageError for a metric of the other task, and for fewer images than workers.
     """
     task = data.train.task
     asked = spec.train.metric
@@ -53,7 +53,7 @@ def plan_training(spec: TrainSpec, data: CheckedData, *, use_gpu: bool, cores: i
         raise UsageError(f"train.metric is {asked!r}, and these data are to {task}; it must be {known}")
     if len(data.train.images) < spec.compute.workers:
         raise UsageError(
-            f"compute.workers is {spec.compute.workers}, and there are {len(data.train.images)} pictures to train on; "
+            f"compute.workers is {spec.compute.workers}, and there are {len(data.train.images)} images to train on; "
             "each worker must have one"
         )
     asked_loaders = spec.compute.loaders

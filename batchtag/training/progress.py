@@ -43,7 +43,7 @@ class TrainingStory:
             case "step":
                 self._phase = self._step(news)
             case "judging":
-                self._phase = f"evaluating {news['what']}: {news['done']:,} of {news['of']:,} pictures"
+                self._phase = f"evaluating {news['what']}: {news['done']:,} of {news['of']:,} images"
             case "epoch":
                 self._epoch(news)
             case "end":

@@ -159,7 +159,7 @@ def _report(worker: Worker, place: Place) -> None:
 
 
 class _Teller:
-    """Passes news on; of steps and pictures only two a second, since nobody reads faster."""
+    """Passes news on; of steps and images only two a second, since nobody reads faster."""
 
     def __init__(self, board: Any) -> None:
         self._board = board

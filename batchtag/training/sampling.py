@@ -1,4 +1,4 @@
-"""Which pictures an epoch shows, in which order: a pure function of the seed, so a resumed epoch shows the same."""
+"""Which images an epoch shows, in which order: a pure function of the seed, so a resumed epoch shows the same."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def epoch_order(repeats: NDArray[np.float64], *, seed: int, epoch: int, rank: in
 
 
 def repeat_factors(label_ids: Sequence[NDArray[np.int64]], *, num_labels: int) -> NDArray[np.float64]:
-    """How often each picture is to come in an epoch so that rare classes are seen more often; at least 1.
+    """How often each image is to come in an epoch so that rare classes are seen more often; at least 1.
 
-    LVIS's r = max over its classes of sqrt(t / f), with f the share of pictures that show the class; the threshold t
-    is the share of the commonest class (LVIS's 0.001 is for 1,203 classes). Pictures of nothing come once.
+    LVIS's r = max over its classes of sqrt(t / f), with f the share of images that show the class; the threshold t
+    is the share of the commonest class (LVIS's 0.001 is for 1,203 classes). Images of nothing come once.
     """
     if not label_ids:
         return np.zeros(0)

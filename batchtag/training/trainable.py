@@ -25,7 +25,7 @@ from batchtag.models.checkpoint import model
 from batchtag.models.checkpoint.model import save_checkpoint
 from batchtag.models.classifier import Classifier
 from batchtag.models.detector import Detector, only_boxes
-from batchtag.models.info import make_card, tag_labels
+from batchtag.models.info import make_info, tag_labels
 from batchtag.models.preprocessing import Preprocessing
 from batchtag.models.torchvision import architectures, pretrained
 from batchtag.models.torchvision.zoo import task_of
@@ -65,10 +65,10 @@ class Trainable:
         return (BACKGROUND, *self.labels) if self.task == "detect" else self.labels
 
     @property
-    def need(self) -> InputResolution:
+    def input_resolution(self) -> InputResolution:
         """How many pixels the network looks at."""
         if self.task == "classify":
-            return Preprocessing(**self.preprocessing).need
+            return Preprocessing(**self.preprocessing).input_resolution
         transform: Any = self.network.transform
         if transform.fixed_size is not None:
             width, height = transform.fixed_size
@@ -78,7 +78,7 @@ class Trainable:
         )
 
     def normalised(self, batch: Tensor) -> Tensor:
-        """A classifier's pictures (N, 3, S, S) uint8 as its network takes them, float32."""
+        """A classifier's images (N, 3, S, S) uint8 as its network takes them, float32."""
         return Preprocessing(**self.preprocessing).normalised(batch)
 
     def losses(
@@ -92,7 +92,7 @@ class Trainable:
         """What a batch of training costs by kind, each a number to be added up. `network` is this one or wraps it.
 
         `pixels` are (3, H, W) uint8. A detector's targets hold `boxes` (N, 4) float32 xyxy in them and `labels` (N,)
-        with background 0; a classifier's pictures share one size, and its targets hold `label` (). All on one device.
+        with background 0; a classifier's images share one size, and its targets hold `label` (). All on one device.
         """
         if self.task == "detect":
             found: dict[str, Tensor] = network([one.float().div(255) for one in pixels], list(targets))
@@ -119,21 +119,21 @@ class Trainable:
         is_detector = self.task == "detect"
         floor, most = (0.05, _MAX_TAGS_DETECTOR) if is_detector else (0.0, len(self.labels))
         runtime = Runtime(device=device, batch_size=batch_size)
-        card = make_card(
+        info = make_info(
             CheckpointSpec(uri="training", score_floor=floor, max_tags=most),
             task=self.task,
             facts={},
             labels=tag_labels(self.model_labels, task=self.task),
-            need=self.need,
+            input_resolution=self.input_resolution,
         )
         if is_detector:
             if "min_size" in self.preprocessing:
                 network.transform.min_size = (self.preprocessing["min_size"],)  # type: ignore[union-attr]
-            return card, Detector(network, card=card, runtime=runtime)
+            return info, Detector(network, info=info, runtime=runtime)
         preprocessing = Preprocessing(**self.preprocessing)
-        return card, Classifier(
+        return info, Classifier(
             network,
-            card=card,
+            info=info,
             preprocessing=preprocessing,
             score_floor=floor,
             max_tags=most,
@@ -225,7 +225,7 @@ def _preprocessing(
         told = architectures.untrained_arguments(architecture, task=task) | dict(arguments)
         sizes = {name: given[name] for name in _DETECTOR_INPUT if name in given}
         try:
-            _, facts = architectures.detector_need(architecture, told | {"num_classes": 2})
+            _, facts = architectures.detector_resolution(architecture, told | {"num_classes": 2})
         except (TypeError, ValueError, AssertionError) as error:
             raise ModelError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
         if facts["fixed_size"] is not None:
@@ -248,7 +248,7 @@ def _preprocessing(
     if facts["crop_size"] > facts["resize_size"]:
         raise UsageError(
             f"input.crop_size is {facts['crop_size']} and input.resize_size {facts['resize_size']}; "
-            "the crop is cut out of the resized picture, so it cannot be larger"
+            "the crop is cut out of the resized image, so it cannot be larger"
         )
     return facts
 

@@ -49,20 +49,20 @@ def matrix_product(device: str, dtype: torch.dtype, *, side: int, seconds: float
     return max(2 * side**3 * per_second(lambda: a @ b, device=device, seconds=seconds) for _ in range(3))
 
 
-def flops(one: Subject, picture: Tensor, *, device: str) -> float:
-    """Of one picture (3, H, W) uint8, counted while the published network looks at it; pooling and sorting are none."""
+def flops(one: Subject, image: Tensor, *, device: str) -> float:
+    """Of one image (3, H, W) uint8, counted while the published network looks at it; pooling and sorting are none."""
     network = one.network.to(device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if one.preprocessing is None:
-            network([picture.to(device) / 255])
+            network([image.to(device) / 255])
         else:
-            network(one.preprocessing.normalised(one.preprocessing.centre(picture.to(device))[None]))
+            network(one.preprocessing.normalised(one.preprocessing.centre(image.to(device))[None]))
     one.network.to("cpu")
     return float(counter.get_total_flops())
 
 
 def own_graph(
-    one: Subject, picture: Tensor, *, device: str, dtype: torch.dtype, batch_sizes: Sequence[int], seconds: float
+    one: Subject, image: Tensor, *, device: str, dtype: torch.dtype, batch_sizes: Sequence[int], seconds: float
 ) -> tuple[float, int]:
     """Images/s of the bare arithmetic, and at which batch size: folded, channels-last, in `dtype`, as one CUDA graph.
 
@@ -70,7 +70,7 @@ def own_graph(
     ready: nothing is resized, sorted, suppressed or copied back.
     """
     best = (0.0, 0)
-    network, run = _bare(one, picture, device=device, dtype=dtype)
+    network, run = _bare(one, image, device=device, dtype=dtype)
     searched, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # the shapes stay: the best kernels
     try:
         for size in batch_sizes:
@@ -85,12 +85,12 @@ def own_graph(
 
 
 def _bare(
-    one: Subject, picture: Tensor, *, device: str, dtype: torch.dtype
+    one: Subject, image: Tensor, *, device: str, dtype: torch.dtype
 ) -> tuple[Callable[[int], Any], Callable[[Any], Any]]:
     """How to make inputs for a batch size, and what to do with them."""
     network = copy.deepcopy(one.network).to("cpu")
     if one.preprocessing is not None:
-        example = one.preprocessing.normalised(one.preprocessing.centre(picture)[None])
+        example = one.preprocessing.normalised(one.preprocessing.centre(image)[None])
         fold_batch_norms(network, example)
         made = reduce_classifier(network.to(device), example.to(device), dtype, num_labels=one.num_labels)
 
@@ -104,7 +104,7 @@ def _bare(
     reduce_detector(network, dtype, features=dtype)
 
     def inputs(size: int) -> tuple[Tensor, Tensor]:
-        batch = prepared(network.transform, [picture.to(device)] * size)[0]
+        batch = prepared(network.transform, [image.to(device)] * size)[0]
         with torch.inference_mode():
             channels = next(iter(network.backbone(batch[:1]).values())).shape[1]
         side = network.roi_heads.box_roi_pool.output_size
@@ -179,7 +179,7 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def decode_on_cpu(blobs: Sequence[bytes], *, threads: int, seconds: float) -> float:
-    """Whole pictures a second by the line's own decoder, in so many threads."""
+    """Whole images a second by the line's own decoder, in so many threads."""
     rules = DecodeRules()
     with ThreadPoolExecutor(threads) as pool:
         call = lambda: list(pool.map(lambda blob: decode(blob, rules=rules), blobs))  # noqa: E731
@@ -187,7 +187,7 @@ def decode_on_cpu(blobs: Sequence[bytes], *, threads: int, seconds: float) -> fl
 
 
 def decode_on_gpu(blobs: Sequence[bytes], *, device: str, seconds: float) -> float:
-    """Whole pictures a second by nvJPEG, all of them in one call of torchvision's `decode_jpeg`; 0 where it cannot.
+    """Whole images a second by nvJPEG, all of them in one call of torchvision's `decode_jpeg`; 0 where it cannot.
 
     A torchvision may have been built without it, and it does not take every JPEG.
     """

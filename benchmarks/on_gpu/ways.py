@@ -1,8 +1,8 @@
-"""Three ways to look at the same decoded pictures: torchvision as everybody calls it, the same under AMP, and ours.
+"""Three ways to look at the same decoded images: torchvision as everybody calls it, the same under AMP, and ours.
 
 Each begins with uint8 arrays in the host's memory and ends with plain numbers there, so that what a user waits for is
 measured. torchvision's detectors get batches of one padded shape, as ours do, or neighbours would change their boxes;
-each of its calls takes the faster of one picture and eight.
+each of its calls takes the faster of one image and eight.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.speed import seeded
 
 Pixels = NDArray[np.uint8]
 Found = NDArray[np.float32]
-"""Of one picture, (N, 6): label, score, corners; a classifier's has its best label alone, with corners 0."""
+"""Of one image, (N, 6): label, score, corners; a classifier's has its best label alone, with corners 0."""
 PLAIN_BATCHES = (1, 8)
 SURE, PIXELS, SCORES = 0.3, 0.5, 0.01
 _FLOOR, _MOST = 0.05, 100
@@ -47,7 +47,7 @@ class Subject:
     num_labels: int
 
 
-def subject(builder: str, pictures: Sequence[Path], *, weights: Path | None) -> Subject:
+def subject(builder: str, images: Sequence[Path], *, weights: Path | None) -> Subject:
     """With published weights from a folder (files as torchvision names them), or seeded ones that act like trained."""
     published = get_model_weights(builder).DEFAULT
     task = task_of(builder)
@@ -57,7 +57,7 @@ def subject(builder: str, pictures: Sequence[Path], *, weights: Path | None) -> 
     else:
         with torch.inference_mode():
             make = seeded.detector if task == "detect" else lambda *given: seeded.classifier(*given)[0]
-            network = make(builder, pictures)
+            network = make(builder, images)
     return Subject(
         builder=builder,
         network=network,
@@ -82,18 +82,24 @@ def ours(one: Subject, *, device: str, precision: Precision) -> Any:
     """A Detector or Classifier, as a worker has it."""
     is_detector = one.preprocessing is None
     labels = tuple(f"label {i}" if i or not is_detector else "" for i in range(one.num_labels))
-    need = InputResolution(mode="cover", shorter_px=1)
-    card = ModelInfo(name=one.builder, kind="object" if is_detector else "class", digest="", labels=labels, need=need)
+    input_resolution = InputResolution(mode="cover", shorter_px=1)
+    info = ModelInfo(
+        name=one.builder,
+        kind="object" if is_detector else "class",
+        digest="",
+        labels=labels,
+        input_resolution=input_resolution,
+    )
     runtime = Runtime(device=device, precision=precision)
     network = copy.deepcopy(one.network).to("cpu")
     if one.preprocessing is None:
         network.roi_heads.score_thresh, network.roi_heads.detections_per_img = _FLOOR, _MOST
-        return Detector(network, card=card, runtime=runtime)
-    return Classifier(network, card=card, preprocessing=one.preprocessing, score_floor=0.0, max_tags=1, runtime=runtime)
+        return Detector(network, info=info, runtime=runtime)
+    return Classifier(network, info=info, preprocessing=one.preprocessing, score_floor=0.0, max_tags=1, runtime=runtime)
 
 
 def look_our_way(model: Any, images: Sequence[Pixels]) -> list[Found]:
-    """Every picture through `predict`."""
+    """Every image through `predict`."""
     given = model.predict(images)
     return [
         np.concatenate(

@@ -1,4 +1,4 @@
-"""Side by side: batchtag and every way a user would otherwise tag a bucket, in one run, on the same pictures.
+"""Side by side: batchtag and every way a user would otherwise tag a bucket, in one run, on the same images.
 
     python -m benchmarks.speed [--quick] [--only mobilenet_v3_large ...] [--rounds 3] [--out bench]
 

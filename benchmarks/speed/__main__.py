@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from batchtag.system import available_cores
-from benchmarks.speed import daft_home, pictures, report, weights
+from benchmarks.speed import daft_home, images, report, weights
 from benchmarks.speed.contenders import PEERS
 from benchmarks.speed.rounds import NO_TIME, Ground, Row, completed, measured, missed, tuned
 from benchmarks.speed.s3server import serving
@@ -33,7 +33,7 @@ def main() -> None:
     console = Console(stderr=True)
     began = time.monotonic()
     scale = _scale(asked)
-    served = pictures.prepare(asked.cache, {work.pictures for work in scale.works}, data=asked.data)
+    served = images.prepare(asked.cache, {work.images for work in scale.works}, data=asked.data)
     models = _models(asked.cache, scale.works, given=dict(asked.checkpoint), served=served)
     needs_daft = any("daft" in (*work.peers, *work.once) for work in scale.works)
     place = asked.cache / "runs"
@@ -74,9 +74,7 @@ def main() -> None:
 
 def _write(rows: Sequence[Row], out: Path, *, ground: Ground) -> None:
     """After every work: what is measured is kept, whatever becomes of the next."""
-    distinct: dict[str, int] = {
-        row.work.pictures: pictures.num_distinct(row.work.pictures, ground.served) for row in rows
-    }
+    distinct: dict[str, int] = {row.work.images: images.num_distinct(row.work.images, ground.served) for row in rows}
     content = report.as_json(rows, cores=ground.cores, distinct=distinct, daft=daft_home.VERSION)
     out.mkdir(parents=True, exist_ok=True)
     (out / "speed.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -94,8 +92,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of tagging aimed at for each run")
     parser.add_argument("--tune", action="store_true", help="find the peers' best settings, and keep them in the cache")
     parser.add_argument("--checkpoint", nargs=2, action="append", default=[], metavar=("BUILDER", "FOLDER"))
-    parser.add_argument("--data", type=Path, default=pictures.DATA, help="where photos/ and classification_train/ are")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="pictures, weights, Daft: made once")
+    parser.add_argument("--data", type=Path, default=images.DATA, help="where photos/ and classification_train/ are")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="images, weights, Daft: made once")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="for speed.json and speed.svg")
     return parser.parse_args()
 
@@ -125,7 +123,7 @@ def _models(cache: Path, works: tuple[Work, ...], *, given: dict[str, str], serv
     return {
         builder: Path(given[builder]).absolute()
         if builder in given
-        else weights.checkpoint(cache / "models" / builder, builder, pictures=shown)
+        else weights.checkpoint(cache / "models" / builder, builder, images=shown)
         for builder in builders
     }
 

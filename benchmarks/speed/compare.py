@@ -1,6 +1,6 @@
 """Whether two contenders said the same. Judged before any time: what gives other tags is no comparison.
 
-Classifiers agree on a picture if the best label is the same. Detectors agree if each box that either gives a score of
+Classifiers agree on an image if the best label is the same. Detectors agree if each box that either gives a score of
 at least 0.3 has one of the same label in the other, within 0.5 px and 0.01 in score. (A box between 0.29 and 0.30
 counts for the other's 0.30, so the edge of the threshold makes no disagreement.)
 """
@@ -23,7 +23,7 @@ _NEEDED = ["uri", "score", "kind", "label_id", "rank", "x_min", "y_min", "x_max"
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What one contender said: the best label of each picture, and its boxes as (N, 6): label, score, corners."""
+    """What one contender said: the best label of each image, and its boxes as (N, 6): label, score, corners."""
 
     classes: Mapping[str, int]
     boxes: Mapping[str, NDArray[np.float64]]
@@ -31,7 +31,7 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """The share of pictures with the same best label, and of sure boxes that the other has too; 1.0 of none."""
+    """The share of images with the same best label, and of sure boxes that the other has too; 1.0 of none."""
 
     classes: float
     boxes: float

@@ -86,7 +86,7 @@ def _ours(task: Task) -> list[str]:
 
 def _our_tagging_s(report: Mapping[str, Any], task: Task) -> float:
     if report["num_tagged"] != len(task.keys):
-        raise ValueError(f"batchtag tagged {report['num_tagged']} of {len(task.keys)} pictures")
+        raise ValueError(f"batchtag tagged {report['num_tagged']} of {len(task.keys)} images")
     return float(report["this_run"]["tagging_s"])
 
 

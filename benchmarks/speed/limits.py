@@ -3,7 +3,7 @@
     python -m benchmarks.speed.limits TASK.json        prints JSON
 
 The model limit is the very network on tensors that lie ready, in torch and in the engine that `batchtag run` takes:
-the best of some batch sizes, of all cores on one pass and of one core a pass. A detector's pictures are already resized
+the best of some batch sizes, of all cores on one pass and of one core a pass. A detector's images are already resized
 and padded, real ones so that it has boxes to sort, and the same ones for both. The decode limit is measured on bytes in
 memory, twice: every pixel, as the peers need it (torchvision.io), and at the scale that the line decodes to.
 """
@@ -35,11 +35,11 @@ from benchmarks.speed.peers.task import Task, given
 _SAMPLE = 48
 _MEASURED_S, _LONG_S = 1.0, 5.0
 _SLOW = 1.0
-"""Pictures a second below which a second way is not tried: it would take minutes."""
+"""Images a second below which a second way is not tried: it would take minutes."""
 _LONG_PASS_S = 0.4
-"""A forward pass of so long gains nothing from more pictures."""
+"""A forward pass of so long gains nothing from more images."""
 _SLOW_ONES = ("fasterrcnn_resnet50_fpn_v2",)
-"""Seconds a picture: one a core has to do."""
+"""Seconds an image: one a core has to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Limits:
 
     @property
     def bare_s(self) -> float:
-        """Seconds of all models for one picture."""
+        """Seconds of all models for one image."""
         return sum(1 / rate for rate in self.models.values())
 
     @property
@@ -68,7 +68,7 @@ class Limits:
 
 
 def measure(task: Task, *, cores: int) -> Limits:
-    """The limits for the first pictures of a task."""
+    """The limits for the first images of a task."""
     blobs = _fetched(task)
     decoded = [pixels(blob) for blob in blobs[:16]]
     models, engine = {}, {}
@@ -79,18 +79,20 @@ def measure(task: Task, *, cores: int) -> Limits:
         forward = _classifying if model.task == "classify" else _detecting
         models[model.architecture] = forward(network_of(model), inputs, cores)
         engine[model.architecture] = _in_our_engine(folder, some, cores)
-    needs = [prepare(CheckpointSpec(uri=folder)).need for folder in task.models]
+    input_resolutions = [prepare(CheckpointSpec(uri=folder)).input_resolution for folder in task.models]
     rules = DecodeRules()
     return Limits(
         models=models,
         engine=engine,
         decode_full=_decoding(blobs, pixels, cores),
-        decode_line=_decoding(blobs, lambda blob: decode(blob, rules=rules, needs=needs), cores),
+        decode_line=_decoding(
+            blobs, lambda blob: decode(blob, rules=rules, input_resolutions=input_resolutions), cores
+        ),
     )
 
 
 def _sample_of(model: Any, cores: int) -> int:
-    """How many pictures a limit is measured on; every one is looked at three times or more, in torch and by us."""
+    """How many images a limit is measured on; every one is looked at three times or more, in torch and by us."""
     if model.architecture in _SLOW_ONES:
         return cores
     return 16 if model.task == "classify" else 8
@@ -126,7 +128,7 @@ def _classifying(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
 
 
 def _detecting(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
-    """Backbone, proposals and boxes, on pictures that are resized already, each by itself."""
+    """Backbone, proposals and boxes, on images that are resized already, each by itself."""
     ready = [network.transform([image])[0] for image in inputs]
     best = len(ready) * _apart(lambda one: _bare(network, [one]), ready, cores)
     if best < _SLOW:
@@ -161,7 +163,7 @@ def _bare(network: Any, ready: Sequence[Any]) -> None:
 
 
 def _in_our_engine(folder: str, decoded: Sequence[Tensor], cores: int) -> float:
-    """The parts that a run computes with, on tensors that lie ready; one picture (or a few) a core."""
+    """The parts that a run computes with, on tensors that lie ready; one image (or a few) a core."""
     runtime = Runtime(engine=engine_on("cpu"), threads=cores)
     model: Any = load(CheckpointSpec(uri=folder), runtime=runtime)
     size = model.batch_size if isinstance(model, Classifier) else 1
@@ -196,7 +198,7 @@ def _per_second(call: Callable[[], object]) -> float:
 
 
 def _decoding(blobs: Sequence[bytes], decoder: Callable[[bytes], object], cores: int) -> float:
-    """Pictures a second, in as many threads as there are cores: the decoders let go of the GIL."""
+    """Images a second, in as many threads as there are cores: the decoders let go of the GIL."""
     with ThreadPoolExecutor(cores) as pool:
         rounds, began = 0, time.perf_counter()
         while time.perf_counter() - began < _MEASURED_S:

@@ -1,7 +1,7 @@
-"""What every peer does with a picture, with torchvision alone: prepare it, look at it, write down what was found.
+"""What every peer does with an image, with torchvision alone: prepare it, look at it, write down what was found.
 
 Nothing of batchtag is used: the peers are what a user would write. They share these lines so that the same weights,
-preprocessing and columns are certain; how pictures reach them, and in which process, is each peer's own.
+preprocessing and columns are certain; how images reach them, and in which process, is each peer's own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def described(folder: str) -> Described:
 
 
 def prepared(model: Described, image: Tensor) -> Tensor:
-    """A (3, H, W) uint8 picture as that model takes it: (3, S, S) float32, normalised; a detector resizes by itself.
+    """A (3, H, W) uint8 image as that model takes it: (3, S, S) float32, normalised; a detector resizes by itself.
 
     By v2, which resizes bytes as bytes: four times as fast as the v1 of `weights.transforms()`, and at most 1 of 255
     away.
@@ -97,7 +97,7 @@ class Looker:
         self.look(["warm-up"], [[prepared(model, grey)] for model in self.models])
 
     def look(self, uris: Sequence[str], inputs: Sequence[Sequence[Tensor]]) -> pa.Table:
-        """The rows of a batch; `inputs[m][i]` is what `prepared` made of picture i for model m."""
+        """The rows of a batch; `inputs[m][i]` is what `prepared` made of image i for model m."""
         rows: list[dict[str, Any]] = []
         with torch.inference_mode():
             for model, network, tensors in zip(self.models, self._networks, inputs, strict=True):
@@ -113,7 +113,7 @@ class Looker:
 
 
 def class_rows(uri: str, model: Described, scores: Sequence[float], ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows of one classified picture, best first."""
+    """The rows of one classified image, best first."""
     return [
         {"uri": uri, "tag": model.labels[i], "score": score, "kind": "class", "label_id": i, "rank": rank}
         for rank, (score, i) in enumerate(zip(scores, ids, strict=True), start=1)
@@ -122,7 +122,7 @@ def class_rows(uri: str, model: Described, scores: Sequence[float], ids: Sequenc
 
 
 def boxes_rows(uri: str, model: Described, found: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """The rows of one picture's boxes, best first."""
+    """The rows of one image's boxes, best first."""
     answers = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
     return [
         {"uri": uri, "tag": model.labels[i], "score": score, "kind": "object", "label_id": i, "rank": rank}

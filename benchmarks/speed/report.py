@@ -77,7 +77,7 @@ def as_json(rows: Sequence[Row], *, cores: int, distinct: dict[str, int], daft: 
             **{name: version(name) for name in _VERSIONS_OF},
             "daft": daft,
         },
-        "distinct_pictures": distinct,
+        "distinct_images": distinct,
         "missed": missed(rows),
         "works": [_row(row) for row in rows],
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.speed import contenders, pictures
+from benchmarks.speed import contenders, images
 from benchmarks.speed.compare import Agreement, Answers, agreement
 from benchmarks.speed.contenders import OURS, Outcome
 from benchmarks.speed.limits import Limits
@@ -22,7 +22,7 @@ from benchmarks.speed.peers.task import Task
 from benchmarks.speed.works import Scale, Settings, Work, candidates, settings_of, tuning_key
 
 AGREES = 0.99
-"""Of pictures' best labels, and of sure boxes. Seeded weights forgive less than trained ones: OpenVINO's rounding moves
+"""Of images' best labels, and of sure boxes. Seeded weights forgive less than trained ones: OpenVINO's rounding moves
 four boxes in a thousand over an edge."""
 NO_TIME = "time was over"
 _TIMEOUT_S = 600.0
@@ -85,7 +85,7 @@ class Row:
     limits: Limits
     results: tuple[Result, ...]
     reference: Answers | None = None
-    """What the work's reference says of the pictures."""
+    """What the work's reference says of the images."""
 
     @property
     def ours(self) -> Result:
@@ -201,8 +201,8 @@ def _run(name: str, task: Task, ground: Ground) -> Outcome:
 def _task(work: Work, ground: Ground, *, num_images: int, settings: Settings) -> Task:
     return Task(
         endpoint_url=ground.endpoint_url,
-        bucket=pictures.BUCKET,
-        keys=tuple(pictures.names(ground.served, work.pictures, num_images=num_images)),
+        bucket=images.BUCKET,
+        keys=tuple(images.names(ground.served, work.images, num_images=num_images)),
         models=tuple(str(ground.models[builder]) for builder in work.builders),
         out=str(ground.place / "run" / "out"),
         settings=settings,
@@ -210,8 +210,8 @@ def _task(work: Work, ground: Ground, *, num_images: int, settings: Settings) ->
 
 
 def _limits_of(rows: Sequence[Row], work: Work) -> Limits | None:
-    """Those of models that each have a row of their own with the same pictures; None if one has not."""
-    alone = {row.work.builders: row.limits for row in rows if row.work.pictures == work.pictures}
+    """Those of models that each have a row of their own with the same images; None if one has not."""
+    alone = {row.work.builders: row.limits for row in rows if row.work.images == work.images}
     if not all((builder,) in alone for builder in work.builders):
         return None
     found = [alone[builder,] for builder in work.builders]
@@ -226,7 +226,7 @@ def _limits_of(rows: Sequence[Row], work: Work) -> Limits | None:
 def _limits_now(work: Work, ground: Ground) -> Limits:
     """In a process of its own, like everybody."""
     ground.told(f"{work.name}: limits")
-    task = _task(work, ground, num_images=pictures.MOST, settings=_UNUSED)
+    task = _task(work, ground, num_images=images.MOST, settings=_UNUSED)
     ground.place.mkdir(parents=True, exist_ok=True)
     path = ground.place / "limits.json"
     task.write(path)

@@ -1,10 +1,10 @@
 """Seeded networks that answer like trained ones, for measuring time where no trained weights are. Needs no pydantic.
 
-Random weights would make the comparison empty: a random classifier says the same of every picture, and a random
-detector finds nothing, so nothing is suppressed, sorted or written. So the batch norms are settled on real pictures,
-and the last layer is made from what the network sees: a classifier's gives each picture a label of its own (the nearest
-one it was shown), and a detector's is sharpened until a few boxes a picture are sure and most proposals are background.
-Time per picture is that of published weights; accuracy means nothing. Published ones need a network, these none.
+Random weights would make the comparison empty: a random classifier says the same of every image, and a random
+detector finds nothing, so nothing is suppressed, sorted or written. So the batch norms are settled on real images,
+and the last layer is made from what the network sees: a classifier's gives each image a label of its own (the nearest
+one it was shown), and a detector's is sharpened until a few boxes an image are sure and most proposals are background.
+Time per image is that of published weights; accuracy means nothing. Published ones need a network, these none.
 
 A random network is also chaotic: other noise of +-1 in a fifth of the pixels moved the features of the FPN by 12 %, and
 no box was found again. Trained ones are smooth, so the kernels are made smooth: 0.5 %, and 7 boxes of 10 found again.
@@ -34,13 +34,13 @@ _PEAK = 0.7
 _SMOOTH = 0.9
 
 
-def classifier(builder: str, pictures: Sequence[Path], *, seed: int = 0) -> tuple[nn.Module, Preprocessing]:
-    """A classification network and its published preprocessing; each of the pictures gets a label of its own."""
+def classifier(builder: str, images: Sequence[Path], *, seed: int = 0) -> tuple[nn.Module, Preprocessing]:
+    """A classification network and its published preprocessing; each of the images gets a label of its own."""
     network = architectures.build(builder, architectures.untrained_arguments(builder, task="classify"), seed=seed)
     preset = Preprocessing.of_preset(get_model_weights(builder).DEFAULT.transforms())
     batches = [
-        preset.normalised(torch.stack([preset.centre(_read(path)) for path in pictures[start : start + _SETTLING]]))
-        for start in range(0, min(_SHOWN, len(pictures)), _SETTLING)
+        preset.normalised(torch.stack([preset.centre(_read(path)) for path in images[start : start + _SETTLING]]))
+        for start in range(0, min(_SHOWN, len(images)), _SETTLING)
     ]
     _smooth(network)
     _settle(network, lambda: network(batches[0]))
@@ -54,10 +54,10 @@ def classifier(builder: str, pictures: Sequence[Path], *, seed: int = 0) -> tupl
     return network, preset
 
 
-def detector(builder: str, pictures: Sequence[Path], *, seed: int = 0) -> Any:
-    """A Faster R-CNN that finds a few boxes in most pictures, with its published preprocessing."""
+def detector(builder: str, paths: Sequence[Path], *, seed: int = 0) -> Any:
+    """A Faster R-CNN that finds a few boxes in most images, with its published preprocessing."""
     network: Any = architectures.build(builder, architectures.untrained_arguments(builder, task="detect"), seed=seed)
-    images = [_read(path).float().div(255) for path in pictures[:4]]
+    images = [_read(path).float().div(255) for path in paths[:4]]
     _smooth(network)
     # Proposals stay anchors, and boxes near them: random offsets would be as chaotic as random kernels.
     network.rpn.head.bbox_pred.weight.zero_()
@@ -82,7 +82,7 @@ def _name_the_nearest(last: nn.Linear, shown: Tensor) -> None:
     """Logits that fall with the squared distance to each of `shown` (N, features); labels beyond N are never given.
 
     -t |x - f|^2 / 2 is linear in x but for a term that all labels share. t makes the margin between the nearest and the
-    second nearest _TYPICAL_MARGIN for the typical picture.
+    second nearest _TYPICAL_MARGIN for the typical image.
     """
     middle = shown.mean(dim=0)
     centred = shown - middle
@@ -133,7 +133,7 @@ def _smooth(network: nn.Module) -> None:
 
 
 def _settle(network: nn.Module, forward: Callable[[], object]) -> None:
-    """Gives batch norms the statistics of real pictures: with untrained ones, deep layers fade or explode."""
+    """Gives batch norms the statistics of real images: with untrained ones, deep layers fade or explode."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -16,7 +16,7 @@ from batchtag.models.torchvision.zoo import task_of
 from benchmarks.speed.seeded import classifier, detector
 
 
-def checkpoint(folder: Path, builder: str, *, pictures: Sequence[Path], seed: int = 0) -> Path:
+def checkpoint(folder: Path, builder: str, *, images: Sequence[Path], seed: int = 0) -> Path:
     """The checkpoint folder of a builder, made if it is not there. A minute for the largest, once."""
     if (folder / MODEL).is_file():
         return folder
@@ -31,10 +31,10 @@ def checkpoint(folder: Path, builder: str, *, pictures: Sequence[Path], seed: in
     preprocessing: dict[str, Any] = {}
     with torch.inference_mode():
         if task == "classify":
-            network, preset = classifier(builder, pictures, seed=seed)
+            network, preset = classifier(builder, images, seed=seed)
             preprocessing = preset.facts()
         else:
-            network = detector(builder, pictures, seed=seed)
+            network = detector(builder, images, seed=seed)
     save_checkpoint(
         str(folder),
         architecture=builder,

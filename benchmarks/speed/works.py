@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Pictures = Literal["ordinary", "12-megapixel"]
+Images = Literal["ordinary", "12-megapixel"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a peer is set up. `batch_size` pictures share a forward pass; `threads` are torch's for one such pass."""
+    """How a peer is set up. `batch_size` images share a forward pass; `threads` are torch's for one such pass."""
 
     batch_size: int
     workers: int
@@ -24,12 +24,12 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One row: builders over pictures. `of_peer` and `of_limit` are the ratios to reach, 0 where there is no bar."""
+    """One row: builders over images. `of_peer` and `of_limit` are the ratios to reach, 0 where there is no bar."""
 
     name: str
     classifiers: tuple[str, ...] = ()
     detectors: tuple[str, ...] = ()
-    pictures: Pictures = "ordinary"
+    images: Images = "ordinary"
     peers: tuple[str, ...] = ("plain", "daft")
     once: tuple[str, ...] = ("ray",)
     """Peers that were never the fastest by more than the noise, so one round shows where they stand: after all works,
@@ -41,7 +41,7 @@ class Work:
     batch_size: int = 16
     least: int = 4
     most: int = 2000
-    """Pictures of a run."""
+    """Images of a run."""
     quick: bool = False
     """Whether `--quick` measures it."""
 
@@ -63,7 +63,7 @@ WORKS = (
     Work(
         name="12-megapixel",
         classifiers=("mobilenet_v3_large",),
-        pictures="12-megapixel",
+        images="12-megapixel",
         peers=("plain",),
         once=("daft", "ray"),
         of_peer=3.0,
@@ -141,7 +141,7 @@ class Scale:
     works: tuple[Work, ...] = field(default=WORKS)
 
     def num_images(self, work: Work, images_per_s: float) -> int:
-        """How many pictures a work gets whose limit is that rate. In whole fours, so that batches are full."""
+        """How many images a work gets whose limit is that rate. In whole fours, so that batches are full."""
         return max(work.least, min(work.most, round(images_per_s * self.seconds) // 4 * 4))
 
 

@@ -72,7 +72,7 @@ def test_confident_has_the_tags_that_reach_one_half_where_no_evaluation_said_bet
 
 
 def test_confident_goes_by_the_threshold_of_model_and_tag_and_one_that_equals_a_score_keeps_it(tmp_path: Path) -> None:
-    """Each picture has bottles of 0.9 and 0.2, a `fizz` of 0.8, a `home` of 0.7 and a `shop` of 0.3, as float32."""
+    """Each image has bottles of 0.9 and 0.2, a `fizz` of 0.8, a `home` of 0.7 and a `shop` of 0.3, as float32."""
     out = make_out(str(tmp_path))
     evaluated = [
         replace(DETECTOR, thresholds=(("bottle", 0.2),)),

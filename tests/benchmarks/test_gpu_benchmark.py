@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.on_gpu.images import drawn, jpegs
 
 from benchmarks.on_gpu.limits import covered
-from benchmarks.on_gpu.pictures import drawn, jpegs
 from benchmarks.on_gpu.ways import Found, agreement
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +40,10 @@ def run(*arguments: str) -> str:
 
 
 def test_every_step_runs_on_a_cpu_without_ray_and_pydantic(tmp_path: Path) -> None:
-    """Drawn pictures and seeded weights, so nothing is needed but the repository."""
+    """Drawn images and seeded weights, so nothing is needed but the repository."""
     file = tmp_path / "gpu.json"
-    said = run("--device", "cpu", "--quick", "--pictures", str(tmp_path), "--json", str(file))
-    assert "drawn pictures" in said
+    said = run("--device", "cpu", "--quick", "--images", str(tmp_path), "--json", str(file))
+    assert "drawn images" in said
     assert "not measured/s by nvJPEG" in said
     content = json.loads(file.read_text())
     (row,) = content["rows"]
@@ -62,10 +62,10 @@ def test_without_a_gpu_the_table_says_so_and_that_is_no_failure(tmp_path: Path) 
     assert "There is no GPU here" in said
 
 
-def test_drawn_pictures_are_the_same_everywhere_and_differ_from_one_another(tmp_path: Path) -> None:
+def test_drawn_images_are_the_same_everywhere_and_differ_from_one_another(tmp_path: Path) -> None:
     assert drawn(0, 3) == drawn(0, 3) != drawn(0, 4)
     some, origin = jpegs(tmp_path, num_images=30)
-    assert (len(some), len(set(some)), origin) == (30, 20, "drawn pictures")
+    assert (len(some), len(set(some)), origin) == (30, 20, "drawn images")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_every_work_meets_every_peer_that_can_do_it() -> None:
     assert {work.name for work in QUICK.works} < {work.name for work in FULL.works}
 
 
-def test_a_peer_s_first_settings_give_the_answers_of_a_lone_picture() -> None:
+def test_a_peer_s_first_settings_give_the_answers_of_a_lone_image() -> None:
     for work in WORKS:
         for peer in (*work.peers, *work.once):
             first, *_ = candidates(work, peer, cores=2)
@@ -125,7 +125,7 @@ def test_everybody_has_a_turn_in_each_round_and_who_runs_once_comes_when_all_are
 
 def test_models_that_had_a_row_of_their_own_are_not_measured_alone_again() -> None:
     net, other = Work(name="net", classifiers=("net",)), Work(name="other", detectors=("other",))
-    large = replace(other, pictures="12-megapixel")
+    large = replace(other, images="12-megapixel")
     both = Work(name="both", classifiers=("net",), detectors=("other",))
     slower = Limits(models={"other": 2.0}, engine={"other": 3.0}, decode_full=400.0, decode_line=900.0)
     rows = [replace(row(), work=net, limits=LIMITS), replace(row(), work=large, limits=slower)]

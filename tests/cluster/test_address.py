@@ -45,7 +45,7 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(insecure: bool) 
 
 def test_this_machine_is_known_by_all_its_addresses() -> None:
     """A head that listens everywhere tells its own address, not the loopback's."""
-    own = {at.address for card in psutil.net_if_addrs().values() for at in card if at.family is socket.AF_INET}
+    own = {at.address for info in psutil.net_if_addrs().values() for at in info if at.family is socket.AF_INET}
     assert "127.0.0.1" in own
     assert all(is_this_machine(address) for address in own)
     assert not any(is_this_machine(host) for host in ("192.0.2.1", "224.0.0.1", "2001:db8::1", "ray.acme.internal", ""))

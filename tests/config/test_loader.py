@@ -24,7 +24,7 @@ class Folders(Spec):
     depth: int | None = Field(default=None, ge=1)
 
 
-Pictures = Annotated[Coco | Folders, Field(discriminator="kind")]
+Images = Annotated[Coco | Folders, Field(discriminator="kind")]
 
 
 class Holdout(Spec):
@@ -32,9 +32,9 @@ class Holdout(Spec):
 
 
 class Data(Spec):
-    train: Pictures
-    val: Pictures | Holdout = Holdout(share=0.2)
-    more: list[Pictures] = Field(default_factory=list)
+    train: Images
+    val: Images | Holdout = Holdout(share=0.2)
+    more: list[Images] = Field(default_factory=list)
 
 
 class Warmup(Spec):
@@ -129,7 +129,7 @@ def test_all_mistakes_come_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "pictures",
+    "images",
     [
         {"kind": "coco", "uri": "x", "storage_options": "hunter2"},
         {"kind": "coco", "storage_optoins": {"secret": "hunter2"}},
@@ -138,8 +138,8 @@ def test_all_mistakes_come_at_once() -> None:
         [{"storage_options": {"secret": "hunter2"}}],
     ],
 )
-def test_no_line_holds_a_secret(pictures: Any) -> None:
-    for data in ({"train": pictures}, DATA | {"val": pictures}, DATA | {"more": [pictures]}):
+def test_no_line_holds_a_secret(images: Any) -> None:
+    for data in ({"train": images}, DATA | {"val": images}, DATA | {"more": [images]}):
         assert "hunter2" not in "\n".join(mistakes({"data": data, "train": {}}))
 
 

@@ -40,7 +40,7 @@ class Place:
         return uri
 
 
-def picture(number: int, *, width: int = 64, height: int = 48, **options: Any) -> bytes:
+def image(number: int, *, width: int = 64, height: int = 48, **options: Any) -> bytes:
     """A JPEG whose content no other number has."""
     rng = np.random.default_rng(number)
     return jpeg(Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)), **options)
@@ -56,13 +56,13 @@ def voc_xml(things: Sequence[Thing], *, filename: str, size: tuple[int, int] = (
     return f"<annotation><filename>{filename}</filename>{sides}{objects}{more}</annotation>"
 
 
-def write_pictures(place: Place, names: Sequence[str]) -> None:
+def write_images(place: Place, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
-        place.write(f"images/{name}.jpg", picture(number))
+        place.write(f"images/{name}.jpg", image(number))
 
 
 def make_voc(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
-    write_pictures(place, list(things))
+    write_images(place, list(things))
     for name, mine in things.items():
         place.write(f"xml/{name}.xml", voc_xml(mine, filename=f"{name}.jpg"))
     return VocData(annotations=f"{place.root}/xml", images=f"{place.root}/images", storage_options=dict(place.options))
@@ -70,7 +70,7 @@ def make_voc(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec
 
 def make_coco(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
     """Category ids have gaps, and are not in order."""
-    write_pictures(place, list(things))
+    write_images(place, list(things))
     names = sorted({name for mine in things.values() for name, *_ in mine})
     categories = [{"id": 90 - 7 * number, "name": name} for number, name in enumerate(names)]
     ids = {one["name"]: one["id"] for one in categories}
@@ -88,7 +88,7 @@ def make_coco(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpe
 
 
 def make_yolo(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
-    write_pictures(place, list(things))
+    write_images(place, list(things))
     names = sorted({name for mine in things.values() for name, *_ in mine})
     for name, mine in things.items():
         lines = [
@@ -101,7 +101,7 @@ def make_yolo(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpe
 
 
 def make_table(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
-    write_pictures(place, list(things))
+    write_images(place, list(things))
     rows: list[tuple[Any, ...]] = []
     for name, mine in things.items():
         rows += [(f"images/{name}.jpg", *thing) for thing in mine] or [(f"images/{name}.jpg", *[None] * 5)]
@@ -113,12 +113,12 @@ def make_table(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSp
 
 
 def write_classes(folder: Path, counts: Mapping[str, int], *, first: int = 0) -> Path:
-    """A folder of pictures for each class; all pictures differ, and begin with number `first`."""
+    """A folder of images for each class; all images differ, and begin with number `first`."""
     number = first
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for _ in range(count):
-            (folder / name / f"{number}.jpg").write_bytes(picture(number, width=8, height=8))
+            (folder / name / f"{number}.jpg").write_bytes(image(number, width=8, height=8))
             number += 1
     return folder
 

@@ -60,7 +60,7 @@ def test_labels_that_are_given_decide_the_ids_and_what_is_unknown(make: Make, tm
 
 
 @MAKERS
-def test_a_limit_takes_the_first_pictures(make: Make, tmp_path: Path) -> None:
+def test_a_limit_takes_the_first_images(make: Make, tmp_path: Path) -> None:
     spec = make(Place(root=str(tmp_path)), THINGS).model_copy(update={"limit": 2})
     assert [image.uri for image in open_dataset(spec).images] == [
         f"{tmp_path}/images/{n}.jpg" for n in list(THINGS)[:2]
@@ -68,7 +68,7 @@ def test_a_limit_takes_the_first_pictures(make: Make, tmp_path: Path) -> None:
 
 
 @MAKERS
-def test_no_picture_is_opened_before_the_check(make: Make, tmp_path: Path) -> None:
+def test_no_image_is_opened_before_the_check(make: Make, tmp_path: Path) -> None:
     spec = make(Place(root=str(tmp_path)), THINGS)
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"")
@@ -76,14 +76,14 @@ def test_no_picture_is_opened_before_the_check(make: Make, tmp_path: Path) -> No
 
 
 @MAKERS
-def test_a_picture_that_is_not_there_is_told_and_costs_only_itself(make: Make, tmp_path: Path) -> None:
+def test_a_image_that_is_not_there_is_told_and_costs_only_itself(make: Make, tmp_path: Path) -> None:
     spec = make(Place(root=str(tmp_path)), THINGS)
     (tmp_path / "images" / "a.jpg").unlink()
-    with pytest.raises(UsageError, match=r"missing_picture \(fail\): 1\n  .*/a\.(jpg|txt): .*not there"):
+    with pytest.raises(UsageError, match=r"missing_image \(fail\): 1\n  .*/a\.(jpg|txt): .*not there"):
         checked(open_dataset(spec))
     dataset = checked(open_dataset(spec), LENIENT)
     assert [image.uri.rpartition("/")[2] for image in dataset.images] == ["b b#1.jpg", "c.jpg", "d.jpg"]
-    assert [problem.kind for problem in dataset.problems] == ["missing_picture"]
+    assert [problem.kind for problem in dataset.problems] == ["missing_image"]
 
 
 def test_secrets_do_not_show(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from tests.datasets.made import (
     LENIENT,
     Place,
     checked,
+    image,
     make_yolo,
-    picture,
     voc_xml,
     write_classes,
-    write_pictures,
+    write_images,
 )
 
 
@@ -67,31 +67,31 @@ def test_coco_annotations_that_make_no_sense_are_told_all_at_once(place: Place) 
     assert len(dataset.images[0].boxes_xyxy) == 1
 
 
-def test_a_file_of_results_is_not_taken_for_truth(place: Place) -> None:
+def test_a_file_of_results_is_not_taken_for_ground_truth(place: Place) -> None:
     uri = place.write("results.json", json.dumps([{"image_id": 1, "score": 0.5}]))
     with pytest.raises(UsageError, match=r"no list of objects at 'images', .*; it has 'a list'"):
         open_dataset(CocoData(uri=uri))
 
 
 def voc(place: Place, xml: str, **more: Any) -> VocData:
-    place.write("images/a.jpg", picture(0))
+    place.write("images/a.jpg", image(0))
     place.write("xml/a.xml", xml)
     return VocData(annotations=f"{place.root}/xml", images=f"{place.root}/images", **more)
 
 
-def test_a_voc_file_that_names_another_picture_is_told_and_read_by_its_own_name(place: Place) -> None:
+def test_a_voc_file_that_names_another_image_is_told_and_read_by_its_own_name(place: Place) -> None:
     spec = voc(place, voc_xml([("cell", 1, 2, 3, 4)], filename="b.jpg"))
     dataset = open_dataset(spec)
     (problem,) = dataset.problems
     assert str(problem) == (
-        f"{place.root}/xml/a.xml: names another picture, 'b.jpg', in <filename>; by its own name it is of "
+        f"{place.root}/xml/a.xml: names another image, 'b.jpg', in <filename>; by its own name it is of "
         f"{place.root}/images/a.jpg"
     )
     assert dataset.images[0].uri == f"{place.root}/images/a.jpg"
 
 
 @pytest.mark.parametrize("filename", ["a.jpg", "a.png", "a", "A.JPG", "C:\\photos\\a.jpg", "/photos/a.jpg", ""])
-def test_a_voc_file_may_write_its_pictures_name_as_tools_do(place: Place, filename: str) -> None:
+def test_a_voc_file_may_write_its_images_name_as_tools_do(place: Place, filename: str) -> None:
     assert open_dataset(voc(place, voc_xml([], filename=filename))).problems == ()
 
 
@@ -126,7 +126,7 @@ def test_difficult_voc_objects_can_be_dropped(place: Place) -> None:
     assert len(open_dataset(voc(place, xml, difficult="drop")).images[0].boxes_xyxy) == 0
 
 
-def test_a_list_of_names_chooses_the_voc_pictures(place: Place) -> None:
+def test_a_list_of_names_chooses_the_voc_images(place: Place) -> None:
     for name in ("b", "c"):
         place.write(f"xml/{name}.xml", voc_xml([], filename=f"{name}.jpg"))
     spec = voc(place, voc_xml([], filename="a.jpg"), names=place.write("train.txt", "c\na -1\n\nd.jpg\n"))
@@ -137,8 +137,8 @@ def test_a_list_of_names_chooses_the_voc_pictures(place: Place) -> None:
     ]
 
 
-def test_a_voc_picture_without_annotations_is_told(place: Place) -> None:
-    place.write("images/b.jpg", picture(1))
+def test_a_voc_image_without_annotations_is_told(place: Place) -> None:
+    place.write("images/b.jpg", image(1))
     (problem,) = open_dataset(voc(place, voc_xml([], filename="a.jpg"))).problems
     assert (problem.kind, problem.uri) == ("not_annotated", f"{place.root}/images/b.jpg")
 
@@ -156,8 +156,8 @@ def test_yolo_lines_that_make_no_sense_are_told_and_the_others_stay(place: Place
     assert checked(open_dataset(spec), LENIENT).images[0].boxes_xyxy.tolist() == [[0, 0, 64, 48], [0, 0, 32, 12]]
 
 
-def test_yolo_text_files_may_lie_beside_the_pictures(place: Place) -> None:
-    place.write("a.jpg", picture(0))
+def test_yolo_text_files_may_lie_beside_the_images(place: Place) -> None:
+    place.write("a.jpg", image(0))
     place.write("a.txt", "1 .5 .5 1 1")
     place.write("classes.txt", "cell\nplatelet\n")
     dataset = open_dataset(YoloData(images=place.root, names=f"{place.root}/classes.txt"))
@@ -165,9 +165,9 @@ def test_yolo_text_files_may_lie_beside_the_pictures(place: Place) -> None:
     assert dataset.images[0].label_ids.tolist() == [1]
 
 
-def test_yolo_pictures_without_any_text_file_are_refused(place: Place) -> None:
-    write_pictures(place, ["a", "b"])
-    with pytest.raises(UsageError, match=r"none of its 2 pictures has a text file of labels in .*/labels/; say where"):
+def test_yolo_images_without_any_text_file_are_refused(place: Place) -> None:
+    write_images(place, ["a", "b"])
+    with pytest.raises(UsageError, match=r"none of its 2 images has a text file of labels in .*/labels/; say where"):
         open_dataset(YoloData(images=f"{place.root}/images", names=["cell"]))
 
 
@@ -185,20 +185,20 @@ def test_one_class_name_in_two_folders_is_refused(tmp_path: Path) -> None:
         open_dataset(FolderData(uri=str(tmp_path)))
 
 
-def test_an_empty_class_folder_is_told_and_so_is_a_picture_without_a_class(tmp_path: Path) -> None:
+def test_an_empty_class_folder_is_told_and_so_is_a_image_without_a_class(tmp_path: Path) -> None:
     write_classes(tmp_path, {"Fruit/Kiwi": 1})
     (tmp_path / "Fruit" / "Lemon").mkdir()
-    (tmp_path / "x.jpg").write_bytes(picture(1))
+    (tmp_path / "x.jpg").write_bytes(image(1))
     dataset = open_dataset(FolderData(uri=str(tmp_path)))
     assert dataset.labels == ("Kiwi", "Lemon")
     assert [(one.kind, one.uri) for one in dataset.problems] == [
         ("empty_class", f"{tmp_path}/Fruit/Lemon"),
         ("not_annotated", f"{tmp_path}/x.jpg"),
     ]
-    assert dataset.problems[0].detail == "the folder of the class 'Lemon' holds no picture; put some in, or remove it"
+    assert dataset.problems[0].detail == "the folder of the class 'Lemon' holds no image; put some in, or remove it"
 
 
-def test_a_limit_takes_pictures_of_every_class(tmp_path: Path) -> None:
+def test_a_limit_takes_images_of_every_class(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 5, "b": 5, "c": 1})
     dataset = open_dataset(FolderData(uri=str(tmp_path), limit=5))
     assert np.concatenate([image.label_ids for image in dataset.images]).tolist() == [0, 0, 1, 1, 2]
@@ -211,7 +211,7 @@ def test_a_limit_takes_pictures_of_every_class(tmp_path: Path) -> None:
         ("t.jsonl", '{"uri": "a.jpg", "label": "007"}\n\n{"uri": "sub/b.jpg", "label": "x y"}\n{"uri": "c.jpg"}\n'),
     ],
 )
-def test_a_table_without_boxes_is_of_classified_pictures(place: Place, name: str, content: str) -> None:
+def test_a_table_without_boxes_is_of_classified_images(place: Place, name: str, content: str) -> None:
     dataset = open_dataset(guess_dataset(place.write(name, content)))
     assert (dataset.task, dataset.labels) == ("classify", ("007", "x y"))
     assert [image.uri for image in dataset.images] == [f"{place.root}/a.jpg", f"{place.root}/sub/b.jpg"]
@@ -230,7 +230,7 @@ def test_columns_that_a_table_lacks_are_told_with_the_nearest(place: Place) -> N
 
 
 def test_a_folder_that_could_be_anything_is_described_and_not_guessed(place: Place) -> None:
-    place.write("images/a.jpg", picture(0))
+    place.write("images/a.jpg", image(0))
     place.write("labels/a.txt", "0 .5 .5 1 1")
     with pytest.raises(UsageError, match=r"not clear from its 2 names \(1 jpg, 1 txt; such as .*kind coco"):
         guess_dataset(place.root)

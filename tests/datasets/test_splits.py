@@ -60,14 +60,14 @@ def test_another_seed_holds_out_others() -> None:
     assert contents(held_out(whole, Holdout())[1]) != contents(held_out(whole, Holdout(seed=1))[1])
 
 
-def test_pictures_that_come_later_move_few_of_those_that_were_held_out() -> None:
+def test_images_that_come_later_move_few_of_those_that_were_held_out() -> None:
     before = contents(held_out(dataset(range(100)), Holdout())[1])
     after = contents(held_out(dataset(range(110)), Holdout())[1])
     assert len(before - after) <= 2
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_copies_of_one_picture_are_never_on_both_sides(seed: int) -> None:
+def test_copies_of_one_image_are_never_on_both_sides(seed: int) -> None:
     chance = random.Random(seed)
     whole = dataset([chance.randrange(40) for _ in range(80)])
     train, val = held_out(whole, Holdout(share=0.3, seed=seed))

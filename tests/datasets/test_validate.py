@@ -1,4 +1,4 @@
-"""Labelled data checked against its pictures: what is dropped, what is fatal, and that each has its clear line."""
+"""Labelled data checked against its images: what is dropped, what is fatal, and that each has its clear line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.datasets.made import (
     Place,
     both_checked,
     checked,
+    image,
     make_coco,
     make_voc,
     make_yolo,
-    picture,
     voc_xml,
     write_classes,
 )
@@ -47,7 +47,7 @@ def test_a_box_without_area_costs_one_box_and_is_told(place: Place) -> None:
     ]
 
 
-def test_boxes_beyond_the_picture_are_cut_or_dropped(place: Place) -> None:
+def test_boxes_beyond_the_image_are_cut_or_dropped(place: Place) -> None:
     things = [("c", -5.0, 1.0, 8.0, 9.0), ("c", 70.0, 1.0, 80.0, 9.0), ("c", 60.0, 40.0, 65.0, 49.0)]
     spec = make_coco(place, {"a": things})
     dataset = checked(open_dataset(spec))
@@ -55,18 +55,18 @@ def test_boxes_beyond_the_picture_are_cut_or_dropped(place: Place) -> None:
     assert dataset.images[0].boxes_xyxy.tolist() == [[0, 1, 8, 9], [60, 40, 64, 48]]
     assert dataset.images[0].areas.tolist() == [64, 32]
     assert len(checked(open_dataset(spec), OnProblem(over_edge="drop")).images[0].boxes_xyxy) == 1
-    with pytest.raises(UsageError, match=r"box 1 \('c'\) reaches over the edge of the picture: x -5 to 8"):
+    with pytest.raises(UsageError, match=r"box 1 \('c'\) reaches over the edge of the image: x -5 to 8"):
         checked(open_dataset(spec), OnProblem(over_edge="fail"))
 
 
-def test_a_picture_whose_boxes_are_all_dropped_stays_as_a_background(place: Place) -> None:
+def test_a_image_whose_boxes_are_all_dropped_stays_as_a_background(place: Place) -> None:
     dataset = checked(open_dataset(make_voc(place, {"a": [("c", 5, 5, 5, 5)], "b": [("c", 1, 1, 5, 5)]})))
     assert [len(image.boxes_xyxy) for image in dataset.images] == [0, 1]
 
 
-def test_a_truncated_picture_costs_one_picture_and_is_told(place: Place) -> None:
+def test_a_truncated_image_costs_one_image_and_is_told(place: Place) -> None:
     spec = make_voc(place, {"a": [("c", 1, 1, 5, 5)], "b": []})
-    place.write("images/b.jpg", picture(1)[:-400])
+    place.write("images/b.jpg", image(1)[:-400])
     dataset = checked(open_dataset(spec))
     assert [image.uri for image in dataset.images] == [f"{place.root}/images/a.jpg"]
     (problem,) = dataset.problems
@@ -75,7 +75,7 @@ def test_a_truncated_picture_costs_one_picture_and_is_told(place: Place) -> None
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_boxes_are_of_the_picture_as_it_is_displayed(place: Place, orientation: int) -> None:
+def test_boxes_are_of_the_image_as_it_is_displayed(place: Place, orientation: int) -> None:
     shown = (64, 48) if orientation < 5 else (48, 64)
     place.write("images/a.jpg", oriented_jpeg(orientation))
     place.write("xml/a.xml", voc_xml([("c", 1, 1, 40, 47)], filename="a.jpg", size=shown))
@@ -85,7 +85,7 @@ def test_boxes_are_of_the_picture_as_it_is_displayed(place: Place, orientation: 
     assert dataset.problems == ()
 
 
-def test_yolo_fractions_are_of_the_picture_as_it_is_displayed(place: Place) -> None:
+def test_yolo_fractions_are_of_the_image_as_it_is_displayed(place: Place) -> None:
     spec = make_yolo(place, {"a": [("c", 32, 0, 64, 24)]})
     place.write("images/a.jpg", oriented_jpeg(6))
     dataset = checked(open_dataset(spec))
@@ -94,15 +94,15 @@ def test_yolo_fractions_are_of_the_picture_as_it_is_displayed(place: Place) -> N
     assert not dataset.boxes_are_fractions
 
 
-def test_boxes_of_a_turned_picture_as_it_is_stored_are_told(place: Place) -> None:
+def test_boxes_of_a_turned_image_as_it_is_stored_are_told(place: Place) -> None:
     spec = make_voc(place, {"a": [("c", 1, 1, 60, 40)], "b": [("c", 1, 1, 9, 9)]})
-    place.write("images/a.jpg", picture(0, exif=exif(6)))
+    place.write("images/a.jpg", image(0, exif=exif(6)))
     with pytest.raises(UsageError) as caught:
         checked(open_dataset(spec))
     assert caught.value.message.split("\n")[1:3] == [
         "wrong_size (fail): 1",
         f"  {place.root}/images/a.jpg: is displayed at 48 x 64 pixels, and its annotations say 64 x 48. It is stored "
-        "turned (EXIF orientation 6) and was labelled as stored; boxes are read in the displayed picture: turn its "
+        "turned (EXIF orientation 6) and was labelled as stored; boxes are read in the displayed image: turn its "
         "pixels and remove the EXIF mark, as they were labelled",
     ]
     assert [image.uri[-5:] for image in checked(open_dataset(spec), LENIENT).images] == ["b.jpg"]
@@ -121,17 +121,17 @@ def test_every_problem_is_told_at_once_each_with_its_line(place: Place) -> None:
         "the labelled data have 3 problems to decide about:",
         "unknown_class (fail): 1",
         f"  {root}/xml/a.xml: an object of class 'Dog'; the classes are 'RBC'",
-        "missing_picture (fail): 1",
+        "missing_image (fail): 1",
         f"  {root}/images/c.jpg: is labelled, and is not there",
-        "wrong_picture (fail): 1",
-        f"  {root}/xml/b.xml: names another picture, 'a.jpg', in <filename>; by its own name it is of "
+        "wrong_image (fail): 1",
+        f"  {root}/xml/b.xml: names another image, 'a.jpg', in <filename>; by its own name it is of "
         f"{root}/images/b.jpg",
         "Correct the data; or go on without what is wrong, with data.on_problem: "
-        "{unknown_class: drop, missing_picture: drop, wrong_picture: drop}",
+        "{unknown_class: drop, missing_image: drop, wrong_image: drop}",
     ]
     lenient = checked(open_dataset(spec, labels=["RBC"]), LENIENT)
     assert [(image.uri[-5:], image.label_ids.tolist()) for image in lenient.images] == [("a.jpg", [0])]
-    assert sorted(kinds(lenient)) == ["missing_picture", "unknown_class", "wrong_picture"]
+    assert sorted(kinds(lenient)) == ["missing_image", "unknown_class", "wrong_image"]
 
 
 def test_many_problems_of_one_kind_are_counted_and_the_first_shown(place: Place) -> None:
@@ -171,11 +171,11 @@ def test_a_class_that_train_does_not_have_is_unknown_in_val(tmp_path: Path) -> N
     train = write_classes(tmp_path / "train", {"Kiwi": 2})
     val = write_classes(tmp_path / "val", {"Kiwi": 1, "Lemon": 1}, first=100)
     spec = DataSpec(train=FolderData(uri=str(train)), val=FolderData(uri=str(val)))
-    with pytest.raises(UsageError, match=r"val/Lemon/101\.jpg: the picture of class 'Lemon'; the classes are 'Kiwi'"):
+    with pytest.raises(UsageError, match=r"val/Lemon/101\.jpg: the image of class 'Lemon'; the classes are 'Kiwi'"):
         read_data(spec, rules=DecodeRules(), threads=2)
 
 
-def test_a_picture_of_both_splits_leaves_train(tmp_path: Path) -> None:
+def test_a_image_of_both_splits_leaves_train(tmp_path: Path) -> None:
     train = write_classes(tmp_path / "train", {"a": 3, "b": 1})
     val = write_classes(tmp_path / "val", {"a": 1, "b": 1}, first=100)
     shutil.copy(train / "a" / "0.jpg", val / "a" / "renamed.jpg")
@@ -191,30 +191,30 @@ def test_a_picture_of_both_splits_leaves_train(tmp_path: Path) -> None:
 
 def test_training_on_val_itself_leaves_nothing_and_says_so(tmp_path: Path) -> None:
     dataset = open_dataset(FolderData(uri=str(write_classes(tmp_path, {"a": 3}))))
-    with pytest.raises(UsageError, match=r"train has no picture left \(leak 3, such as .*/a/0\.jpg: is in val too"):
+    with pytest.raises(UsageError, match=r"train has no image left \(leak 3, such as .*/a/0\.jpg: is in val too"):
         both_checked(dataset, dataset)
 
 
-def test_equal_pictures_are_told_and_dropped_only_if_asked(tmp_path: Path) -> None:
+def test_equal_images_are_told_and_dropped_only_if_asked(tmp_path: Path) -> None:
     folder = write_classes(tmp_path, {"a": 2})
     shutil.copy(folder / "a" / "0.jpg", folder / "a" / "z.jpg")
     dataset = open_dataset(FolderData(uri=str(folder)))
     kept = checked(dataset)
     assert len(kept.images) == 3
-    assert [str(one) for one in kept.problems] == [f"{folder}/a/z.jpg: is the same picture as {folder}/a/0.jpg"]
+    assert [str(one) for one in kept.problems] == [f"{folder}/a/z.jpg: is the same image as {folder}/a/0.jpg"]
     assert len(checked(dataset, OnProblem(duplicate="drop")).images) == 2
 
 
-def test_one_picture_in_two_classes_is_fatal_or_dropped_from_both(tmp_path: Path) -> None:
+def test_one_image_in_two_classes_is_fatal_or_dropped_from_both(tmp_path: Path) -> None:
     folder = write_classes(tmp_path, {"a": 2, "b": 2})
     shutil.copy(folder / "a" / "0.jpg", folder / "b" / "z.jpg")
     dataset = open_dataset(FolderData(uri=str(folder)))
-    with pytest.raises(UsageError, match=r"conflict \(fail\): 2\n  .*a/0\.jpg: is the same picture as .*b/z\.jpg, and"):
+    with pytest.raises(UsageError, match=r"conflict \(fail\): 2\n  .*a/0\.jpg: is the same image as .*b/z\.jpg, and"):
         checked(dataset)
     assert [image.uri[-5:] for image in checked(dataset, LENIENT).images] == ["1.jpg", "2.jpg", "3.jpg"]
 
 
-def test_progress_is_told_for_every_picture_once(tmp_path: Path) -> None:
+def test_progress_is_told_for_every_image_once(tmp_path: Path) -> None:
     dataset = open_dataset(FolderData(uri=str(write_classes(tmp_path, {"a": 4}))))
     heard: list[tuple[int, int]] = []
     check_data(

@@ -77,12 +77,12 @@ def test_a_nonsense_orientation_counts_as_1(orientation: int | str) -> None:
 
 
 @pytest.mark.parametrize("block", [b"Exif\0\0garbage, not a TIFF", b"Exif\0\0II*\0", images.exif(6)[:-9]])
-def test_a_broken_exif_block_does_not_spoil_the_picture(block: bytes) -> None:
+def test_a_broken_exif_block_does_not_spoil_the_image(block: bytes) -> None:
     assert quarters(decode(images.jpeg(exif=block), rules=RULES)) == UPRIGHT
 
 
 @pytest.mark.parametrize(("name", "data"), images.in_many_formats().items())
-def test_every_format_shows_the_same_picture(name: str, data: bytes) -> None:
+def test_every_format_shows_the_same_image(name: str, data: bytes) -> None:
     image = decode(data, rules=RULES)
     assert quarters(image) == UPRIGHT
     assert image.format == name
@@ -95,7 +95,7 @@ def test_a_rare_format_is_read_too(name: str, data: bytes) -> None:
     assert (image.pixels[:8].max(), image.pixels[8:].min()) == (0, 255)
 
 
-def test_a_heic_shows_the_same_picture() -> None:
+def test_a_heic_shows_the_same_image() -> None:
     pillow_heif = pytest.importorskip("pillow_heif", reason="the extra 'heif' is not installed")
     buffer = io.BytesIO()
     try:
@@ -148,7 +148,7 @@ def test_scale_maps_the_full_16_bit_range(format: str) -> None:
         (np.array([[7, 7]], np.int32), [0, 0]),
     ],
 )
-def test_scale_uses_the_usual_range_and_else_the_pictures_own(samples: np.ndarray, expected: list[int]) -> None:
+def test_scale_uses_the_usual_range_and_else_the_images_own(samples: np.ndarray, expected: list[int]) -> None:
     image = decode(images.encoded(Image.fromarray(samples), "TIFF"), rules=DecodeRules(depth="scale"))
     assert image.pixels[0, :, 0].tolist() == expected
 
@@ -170,7 +170,7 @@ def test_scale_uses_the_usual_range_and_else_the_pictures_own(samples: np.ndarra
         (images.png_text_bomb(), Code.TOO_LARGE, "text chunks"),
     ],
 )
-def test_what_is_no_picture_gets_a_code_and_words(data: bytes, code: Code, word: str) -> None:
+def test_what_is_no_image_gets_a_code_and_words(data: bytes, code: Code, word: str) -> None:
     error = failure(data)
     assert error.code is code
     assert word in error.message
@@ -187,7 +187,7 @@ def test_words_tell_the_formats_apart() -> None:
     assert sniff(b"\x01\x02\x03") == "nothing known here (first bytes 01 02 03)"
 
 
-def test_random_bytes_are_hardly_ever_taken_for_a_picture() -> None:
+def test_random_bytes_are_hardly_ever_taken_for_a_image() -> None:
     dice = random.Random(7)
     taken = sum(not sniff(dice.randbytes(64)).startswith("nothing known") for _ in range(20_000))
     assert taken < 20
@@ -217,10 +217,10 @@ def test_a_progressive_jpeg_that_lacks_its_last_scans_is_truncated() -> None:
 
 
 def check_outcome(data: bytes) -> None:
-    """Anything but a picture or a DecodeError with a code escapes, or fails the test."""
+    """Anything but an image or a DecodeError with a code escapes, or fails the test."""
     rules = DecodeRules(max_pixels=4_000_000)
     try:
-        decode(data, rules=rules, needs=[TINY])
+        decode(data, rules=rules, input_resolutions=[TINY])
         return
     except DecodeError as caught:
         error = caught
@@ -230,7 +230,7 @@ def check_outcome(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_flipped_bytes_give_a_picture_or_a_failure_and_nothing_else(name: str) -> None:
+def test_flipped_bytes_give_a_image_or_a_failure_and_nothing_else(name: str) -> None:
     dice, data = random.Random(name), images.in_many_formats()[name]
     for _ in range(120):
         damaged = bytearray(data)
@@ -310,10 +310,10 @@ def test_rules_may_allow_more_pixels_than_pillow_does(monkeypatch: pytest.Monkey
 )
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_jpeg_is_decoded_no_larger_than_the_models_need(
-    needs: list[InputResolution], expected: tuple[int, int], orientation: int
+    input_resolutions: list[InputResolution], expected: tuple[int, int], orientation: int
 ) -> None:
     data = images.jpeg(images.gradient(1200, 900), exif=images.exif(orientation))
-    image = decode(data, rules=RULES, needs=needs)
+    image = decode(data, rules=RULES, input_resolutions=input_resolutions)
     turned = orientation == 6
     assert image.pixels.shape[:2] == (expected[::-1] if turned else expected)
     assert (image.width, image.height) == ((900, 1200) if turned else (1200, 900))
@@ -321,32 +321,34 @@ def test_a_jpeg_is_decoded_no_larger_than_the_models_need(
 
 
 @pytest.mark.parametrize(("orientation", "reduction"), [(1, 2), (6, 1)])
-def test_a_need_is_judged_by_the_displayed_picture_and_not_the_stored_one(orientation: int, reduction: int) -> None:
+def test_a_need_is_judged_by_the_displayed_image_and_not_the_stored_one(orientation: int, reduction: int) -> None:
     data = images.jpeg(images.gradient(1200, 600), exif=images.exif(orientation))
     wide = InputResolution(mode="stretch", longer_px=300, shorter_px=100)
-    image = decode(data, rules=RULES, needs=[wide])
+    image = decode(data, rules=RULES, input_resolutions=[wide])
     assert image.pixels.shape[1] * reduction == image.width
 
 
 @pytest.mark.parametrize("size", [(1201, 903), (1999, 17), (17, 1999), (5, 3000), (641, 480)])
-def test_a_scaled_picture_keeps_the_margin_whatever_its_shape(size: tuple[int, int]) -> None:
+def test_a_scaled_image_keeps_the_margin_whatever_its_shape(size: tuple[int, int]) -> None:
     data = images.jpeg(images.gradient(*size))
     for shorter in (1, 2, 5, 20, 60, 200):
-        for need in (
+        for input_resolution in (
             InputResolution(mode="cover", shorter_px=shorter),
             InputResolution(mode="fit", shorter_px=900, longer_px=shorter),
         ):
-            image = decode(data, rules=RULES, needs=[need])
+            image = decode(data, rules=RULES, input_resolutions=[input_resolution])
             height, width, _ = image.pixels.shape
             left = min(width / image.width, height / image.height)
             assert (image.width, image.height) == size
-            assert left == 1 or left >= MARGIN[need.mode] * need.scale(*size)
+            assert left == 1 or left >= MARGIN[input_resolution.mode] * input_resolution.scale(*size)
 
 
-def test_a_scaled_picture_looks_like_the_full_one() -> None:
+def test_a_scaled_image_looks_like_the_full_one() -> None:
     data = images.jpeg(images.gradient(1600, 1200))
-    need = InputResolution(mode="cover", shorter_px=150)
-    full, scaled = (decode(data, rules=DecodeRules(scaled=on), needs=[need]).pixels for on in (False, True))
+    input_resolution = InputResolution(mode="cover", shorter_px=150)
+    full, scaled = (
+        decode(data, rules=DecodeRules(scaled=on), input_resolutions=[input_resolution]).pixels for on in (False, True)
+    )
     assert (full.shape, scaled.shape) == ((1200, 1600, 3), (300, 400, 3))
     seen = [
         np.asarray(Image.fromarray(pixels).resize((200, 150), Image.Resampling.BILINEAR), np.float32)
@@ -357,10 +359,10 @@ def test_a_scaled_picture_looks_like_the_full_one() -> None:
 
 def test_only_a_jpeg_is_scaled() -> None:
     data = images.encoded(images.gradient(), "PNG")
-    assert decode(data, rules=RULES, needs=[TINY]).pixels.shape == (480, 640, 3)
+    assert decode(data, rules=RULES, input_resolutions=[TINY]).pixels.shape == (480, 640, 3)
 
 
-def test_threads_get_the_same_pictures_and_no_warnings() -> None:
+def test_threads_get_the_same_images_and_no_warnings() -> None:
     files = [*images.in_many_formats().values(), *images.odd_modes().values()] * 6
     expected = [decode(data, rules=RULES).pixels for data in files]
     with ThreadPoolExecutor(8) as pool:
@@ -400,11 +402,11 @@ def has_heif() -> bool:
     return bool(pillow_heif)
 
 
-def differences(row: dict[str, str], data: bytes, needs: list[InputResolution]) -> str:
+def differences(row: dict[str, str], data: bytes, input_resolutions: list[InputResolution]) -> str:
     """In what a hostile file's outcome differs from its manifest, "" if it does not."""
     readable = row["decodable"] == "yes" or (row["with_pillow_heif"].startswith("ok") and has_heif())
     try:
-        image = decode(data, rules=RULES, needs=needs)
+        image = decode(data, rules=RULES, input_resolutions=input_resolutions)
     except DecodeError as error:
         return f"{row['file']}: {error.message}" if readable else ""
     if not readable:

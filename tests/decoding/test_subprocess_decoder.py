@@ -20,7 +20,7 @@ RULES = DecodeRules()
 
 
 class InTheChild:
-    """Calls a function where it is unpickled: what a picture that kills, or never ends, does to the decoder."""
+    """Calls a function where it is unpickled: what an image that kills, or never ends, does to the decoder."""
 
     def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
         self._call, self._arguments = call, arguments
@@ -36,7 +36,7 @@ def child() -> Iterator[IsolatedDecoder]:
 
 
 def test_a_child_decodes_as_we_do(child: IsolatedDecoder) -> None:
-    image = child.decode(oriented_jpeg(6), rules=RULES, needs=[])
+    image = child.decode(oriented_jpeg(6), rules=RULES, input_resolutions=[])
     assert (image.width, image.height, image.format, image.orientation) == (48, 64, "jpeg", 6)
     assert image.pixels.shape == (64, 48, 3)
     assert tuple(image.pixels[8, 40]) == pytest.approx((255, 0, 0), abs=3)
@@ -44,9 +44,9 @@ def test_a_child_decodes_as_we_do(child: IsolatedDecoder) -> None:
 
 def test_what_cannot_be_decoded_is_said_as_ever(child: IsolatedDecoder) -> None:
     with pytest.raises(DecodeError, match="looks like") as caught:
-        child.decode(b"no picture at all", rules=RULES, needs=[])
+        child.decode(b"no image at all", rules=RULES, input_resolutions=[])
     assert caught.value.code is Code.UNSUPPORTED
-    assert child.decode(jpeg(), rules=RULES, needs=[]).width == 64
+    assert child.decode(jpeg(), rules=RULES, input_resolutions=[]).width == 64
 
 
 @pytest.mark.parametrize(
@@ -54,32 +54,32 @@ def test_what_cannot_be_decoded_is_said_as_ever(child: IsolatedDecoder) -> None:
     [InTheChild(os._exit, 9), InTheChild(os.abort), InTheChild(signal.raise_signal, signal.SIGKILL)],
     ids=["exit", "abort", "kill"],
 )
-def test_a_picture_that_kills_the_decoder_is_crashed_and_the_next_one_works(
+def test_a_image_that_kills_the_decoder_is_crashed_and_the_next_one_works(
     child: IsolatedDecoder, killer: InTheChild
 ) -> None:
-    child.decode(jpeg(), rules=RULES, needs=[])
+    child.decode(jpeg(), rules=RULES, input_resolutions=[])
     with pytest.raises(DecodeError, match="died of it") as caught:
-        child.decode(jpeg(), rules=killer, needs=[])  # type: ignore[arg-type]
+        child.decode(jpeg(), rules=killer, input_resolutions=[])  # type: ignore[arg-type]
     assert caught.value.code is Code.CRASHED
-    assert child.decode(jpeg(), rules=RULES, needs=[]).width == 64
+    assert child.decode(jpeg(), rules=RULES, input_resolutions=[]).width == 64
 
 
-def test_a_picture_that_never_ends_is_a_timeout_and_the_next_one_works() -> None:
+def test_a_image_that_never_ends_is_a_timeout_and_the_next_one_works() -> None:
     with IsolatedDecoder(timeout_s=0.2) as child:
         with pytest.raises(DecodeError, match=r"more than 0.2 s") as caught:
-            child.decode(jpeg(), rules=InTheChild(time.sleep, 60), needs=[])  # type: ignore[arg-type]
+            child.decode(jpeg(), rules=InTheChild(time.sleep, 60), input_resolutions=[])  # type: ignore[arg-type]
         assert caught.value.code is Code.TIMEOUT
-        assert child.decode(jpeg(), rules=RULES, needs=[]).width == 64
+        assert child.decode(jpeg(), rules=RULES, input_resolutions=[]).width == 64
 
 
-def test_the_start_of_the_child_is_not_on_the_clock_of_its_first_picture(
+def test_the_start_of_the_child_is_not_on_the_clock_of_its_first_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine Python, numpy and Pillow take longer to import than a job may allow a picture."""
+    """On a busy machine Python, numpy and Pillow take longer to import than a job may allow an image."""
     (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(1.2)")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with IsolatedDecoder(timeout_s=1.0) as child:
-        assert child.decode(jpeg(), rules=RULES, needs=[]).width == 64
+        assert child.decode(jpeg(), rules=RULES, input_resolutions=[]).width == 64
 
 
 def test_what_a_library_prints_does_not_become_an_answer(child: IsolatedDecoder) -> None:
@@ -88,14 +88,14 @@ def test_what_a_library_prints_does_not_become_an_answer(child: IsolatedDecoder)
         "__import__('os').write(1, b'libnoise: hm') and "
         "__import__('batchtag.decoding.decoder').decoding.decoder.DecodeRules()",
     )
-    assert child.decode(jpeg(), rules=noisy, needs=[]).width == 64  # type: ignore[arg-type]
-    assert child.decode(jpeg(), rules=RULES, needs=[]).width == 64
+    assert child.decode(jpeg(), rules=noisy, input_resolutions=[]).width == 64  # type: ignore[arg-type]
+    assert child.decode(jpeg(), rules=RULES, input_resolutions=[]).width == 64
 
 
-def test_a_child_that_cannot_start_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_cannot_start_is_no_fault_of_a_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with IsolatedDecoder(timeout_s=5) as child, pytest.raises(RunFailed, match="does not start"):
-        child.decode(jpeg(), rules=RULES, needs=[])
+        child.decode(jpeg(), rules=RULES, input_resolutions=[])
 
 
 def test_a_hung_child_does_not_outlive_a_parent_that_was_killed() -> None:
@@ -134,7 +134,7 @@ def _runs(pid: int) -> bool:
 
 def test_no_child_is_left_behind() -> None:
     with IsolatedDecoder(timeout_s=20) as child:
-        child.decode(jpeg(), rules=RULES, needs=[])
+        child.decode(jpeg(), rules=RULES, input_resolutions=[])
         assert child._child is not None
         pid = child._child.pid
     assert not _runs(pid)

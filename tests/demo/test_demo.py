@@ -41,11 +41,11 @@ def test_the_models_are_small_and_were_not_trained_on_what_is_shown() -> None:
     assert all(json.loads((folder / "model.json").read_text())["thresholds"] for folder in folders)
 
 
-def test_every_picture_has_one_outcome_and_the_broken_ones_say_why(shown: tuple[Path, str, str]) -> None:
+def test_every_image_has_one_outcome_and_the_broken_ones_say_why(shown: tuple[Path, str, str]) -> None:
     _, answer, story = shown
     assert f"{NUM_IMAGES} tagged + 2 failed + 0 duplicate of {NUM_IMAGES + 2} images" in story
     assert "every promise is kept" in story
-    for name in ("cut-off.jpg", "truncated", "not-a-picture.jpg", "unsupported"):
+    for name in ("cut-off.jpg", "truncated", "not-a-image.jpg", "unsupported"):
         assert name in answer
 
 

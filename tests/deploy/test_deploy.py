@@ -41,7 +41,7 @@ RAYJOB_FIELDS = {
     },
 }
 """Of ray.io/v1, as KubeRay's `rayjob_types.go` and `raycluster_types.go` publish them."""
-NEEDS = "and CUDA 13 of requirements.lock needs 580 or newer. Set ImageId"
+RESOLUTIONS = "and CUDA 13 of requirements.lock needs 580 or newer. Set ImageId"
 
 
 def ray_of_the_lock() -> str:
@@ -121,7 +121,7 @@ def test_a_machine_whose_driver_is_too_old_for_the_locked_cuda_ends_ray_up(
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     ended = subprocess.run(["bash", "-c", f"({command})"], env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (code, "")
-    assert ended.stderr == (f"NVIDIA's driver of this AMI is '{driver}', {NEEDS}\n" if code else "")
+    assert ended.stderr == (f"NVIDIA's driver of this AMI is '{driver}', {RESOLUTIONS}\n" if code else "")
     assert "NVIDIA's driver 580 or newer" in (ROOT / "deploy" / "rayjob.yaml").read_text()
 
 

@@ -16,7 +16,7 @@ from batchtag.analysis.query import query
 from batchtag.config.model import CheckpointSpec, TorchvisionSpec
 from batchtag.datasets import open_dataset
 from batchtag.errors import UsageError
-from batchtag.evaluation.evaluate import checked_truth, evaluate_out, open_truth, prepared
+from batchtag.evaluation.evaluate import checked_ground_truth, evaluate_out, open_ground_truth, prepared
 from batchtag.evaluation.result import class_rows, headline_text, write_evaluation
 from batchtag.models.checkpoint.model import note_results
 from batchtag.output.job_identity import store_thresholds
@@ -25,7 +25,7 @@ from batchtag.storage import open_store
 from batchtag.training.trainable import float_tensors, make_trainable
 from tests.datasets.made import Place, make_coco, write_classes
 from tests.evaluation.test_evaluate import DETECTOR, KINDS, OTHER, THINGS, right
-from tests.support.samples import card
+from tests.support.samples import info
 from tests.support.started import Typed
 from tests.support.tagged import Seen, tagged_out
 
@@ -39,7 +39,7 @@ def batchtag(typed: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> T
 
 @pytest.fixture
 def boxes(tmp_path: Path) -> Path:
-    """A COCO truth of three pictures at ./val, and their tags at ./tags."""
+    """A COCO truth of three images at ./val, and their tags at ./tags."""
     make_coco(Place(root=str(tmp_path / "val")), THINGS)
     tagged_out(str(tmp_path / "tags"), {f"s3://photos/{name}.jpg": right(name) for name in THINGS}, [DETECTOR])
     return tmp_path
@@ -82,8 +82,8 @@ def test_the_json_has_no_nan_and_every_threshold_and_the_page_needs_nothing(boxe
     page = (boxes / "report" / "report.html").read_text()
     assert "default-src 'none'" in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    assert "det on 3 pictures: AP 1.000, AP50 1.000" in answer
-    assert "missing_picture (drop): 1" in story
+    assert "det on 3 images: AP 1.000, AP50 1.000" in answer
+    assert "missing_image (drop): 1" in story
     assert "written: " in story
 
 
@@ -107,9 +107,9 @@ def test_tables_of_a_run_are_judged_by_what_a_training_job_holds_out(classes: Pa
     }
     tagged_out(str(classes / "tags"), seen, [KINDS])
     code, answer, story = batchtag("evaluate", "tags", "--data", "job.yaml")
-    assert (code, "kinds on 2 pictures: accuracy 0.500" in answer) == (0, True), story
+    assert (code, "kinds on 2 images: accuracy 0.500" in answer) == (0, True), story
     code, answer, story = batchtag("evaluate", "kinds", "--data", "job.yaml")
-    assert (code, "kinds on 2 pictures: accuracy " in answer) == (0, True), story
+    assert (code, "kinds on 2 images: accuracy " in answer) == (0, True), story
 
 
 def test_thresholds_are_stored_in_the_checkpoint_and_its_digest_stays(classes: Path, batchtag: Typed) -> None:
@@ -167,38 +167,38 @@ def test_options_that_would_be_ignored_are_all_named_at_once(classes: Path, batc
     assert "--store-thresholds writes into a checkpoint, and resnet50 is none" in story
 
 
-def test_a_model_of_the_other_task_is_told_before_any_picture_is_opened(boxes: Path, classes: Path) -> None:
+def test_a_model_of_the_other_task_is_told_before_any_image_is_opened(boxes: Path, classes: Path) -> None:
     spec = TorchvisionSpec(builder="squeezenet1_1", weights="none")
     with pytest.raises(UsageError, match="squeezenet1_1 gives class tags, and the data are to detect"):
         prepared(spec, task="detect")
 
 
 def test_a_published_model_is_judged_by_labels_of_its_own_names(tmp_path: Path) -> None:
-    truth = open_dataset(make_coco(Place(root=str(tmp_path)), {"a": [("person", 1.0, 1.0, 30.0, 40.0)]}))
-    published = card("published", "object", labels=("", "person", "bicycle"))
+    ground_truth = open_dataset(make_coco(Place(root=str(tmp_path)), {"a": [("person", 1.0, 1.0, 30.0, 40.0)]}))
+    published = info("published", "object", labels=("", "person", "bicycle"))
     boxes = [("person", 0.9, (1.0, 1.0, 30.0, 40.0)), ("bicycle", 0.8, (1.0, 1.0, 30.0, 40.0))]
     out = tagged_out(str(tmp_path / "tags"), {"s3://photos/a.jpg": Seen(boxes={"published": boxes})}, [published])
-    found = evaluate_out(out, truth, data="truth")
+    found = evaluate_out(out, ground_truth, data="truth")
     assert headline_text(found.score).startswith("AP 1.000")
     assert found.score.unknown_tags == ("bicycle",)
 
 
 def test_a_class_that_cannot_be_measured_has_a_dash_in_the_table(boxes: Path) -> None:
     tagged_out(str(boxes / "none"), {f"s3://photos/{name}.jpg": Seen(boxes={}) for name in THINGS}, [OTHER])
-    _, rows = class_rows(evaluate_out(str(boxes / "none"), open_truth(str(boxes / "val")), data="val").score)
+    _, rows = class_rows(evaluate_out(str(boxes / "none"), open_ground_truth(str(boxes / "val")), data="val").score)
     assert rows[0] == ["cup", "2", "0", "0.000", "0.000", "-", "-", "-", "-"]
 
 
 def test_a_report_goes_to_any_store(boxes: Path, bucket: str, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = evaluate_out(str(boxes / "tags"), open_truth(str(boxes / "val")), data="val")
+    found = evaluate_out(str(boxes / "tags"), open_ground_truth(str(boxes / "val")), data="val")
     uris = write_evaluation(found, f"{bucket}/report", storage_options=s3.storage_options)
     assert uris == (f"{bucket}/report/evaluation.json", f"{bucket}/report/report.html")
     assert json.loads(s3.store.read(uris[0]).data) == found.as_dict()
 
 
-def test_pictures_without_a_truth_worth_measuring_are_told_and_left_out(classes: Path) -> None:
+def test_images_without_a_ground_truth_worth_measuring_are_told_and_left_out(classes: Path) -> None:
     (classes / "val" / "cup" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    checked = checked_truth(open_truth(str(classes / "val")), told=lambda _: None)
+    checked = checked_ground_truth(open_ground_truth(str(classes / "val")), told=lambda _: None)
     assert (len(checked.images), [one.kind for one in checked.problems]) == (6, ["undecodable"])
 
 
@@ -206,12 +206,12 @@ def test_scenes_are_what_train_and_evaluate_read_and_one_seed_is_one_drawing(tmp
     for folder in ("one", "two"):
         code, answer, story = batchtag("scenes", folder, "--images", "2", "--seed", "7", "--crops")
         assert (code, answer) == (0, "")
-        assert "2 pictures in one/pictures, the truth in one/instances.json" in story or folder == "two"
+        assert "2 images in one/images, the truth in one/instances.json" in story or folder == "two"
     one, two = (sorted(p for p in (tmp_path / name).rglob("*") if p.is_file()) for name in ("one", "two"))
     assert [p.relative_to(tmp_path / "one") for p in one] == [p.relative_to(tmp_path / "two") for p in two]
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
-    shelves = checked_truth(open_truth(str(tmp_path / "one" / "instances.json")), told=lambda _: None)
-    crops = checked_truth(open_truth(str(tmp_path / "one" / "crops")), told=lambda _: None)
+    shelves = checked_ground_truth(open_ground_truth(str(tmp_path / "one" / "instances.json")), told=lambda _: None)
+    crops = checked_ground_truth(open_ground_truth(str(tmp_path / "one" / "crops")), told=lambda _: None)
     assert (shelves.task, crops.task) == ("detect", "classify")
     assert (len(shelves.images), shelves.problems) == (2, ())
     assert len(crops.images) == sum(len(image.label_ids) for image in shelves.images)

@@ -47,7 +47,7 @@ def test_a_folder_that_is_not_there_is_named(say, tmp_path: Path) -> None:  # ty
 
 def test_a_folder_without_images_says_how_to_take_other_names(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/notes.txt").write_text("no picture")
+    (tmp_path / "in/notes.txt").write_text("no image")
     code, text = say("run", str(tmp_path / "in"), "--out", str(tmp_path / "out"))
     assert code == 2
     assert "no images" in text
@@ -158,7 +158,7 @@ def test_a_checkpoint_whose_digest_does_not_match_is_refused(tag: Tag, tmp_path:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that is full")
 def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_when_there_is_room(tag: Tag, tmp_path: Path) -> None:
-    pictures, disk = draw(tmp_path / "in", 400), tmp_path / "disk"
+    images, disk = draw(tmp_path / "in", 400), tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True, check=False
@@ -168,9 +168,9 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_when_there_is_ro
     try:
         out = disk / "out"
         with pytest.raises(StorageError, match="no space left"):
-            tag(str(pictures), str(out), compute={"bundle_size": 20})
+            tag(str(images), str(out), compute={"bundle_size": 20})
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        report = tag(str(pictures), str(out))
+        report = tag(str(images), str(out))
         assert report.num_tagged == 400
         assert verify(str(out)).ok
     finally:
@@ -180,14 +180,14 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_when_there_is_ro
 def test_an_object_replaced_after_the_listing_is_tagged_as_it_is_now(tag: Tag, tmp_path: Path) -> None:
     import duckdb
 
-    pictures, out = draw(tmp_path / "in", 70), tmp_path / "out"
-    tag(str(pictures), str(out), compute={"bundle_size": 64})
+    images, out = draw(tmp_path / "in", 70), tmp_path / "out"
+    tag(str(images), str(out), compute={"bundle_size": 64})
     (out / "images/part-000000000064-000000000069.parquet").unlink()
-    replaced = pictures / "0065.jpg"
+    replaced = images / "0065.jpg"
     Image.new("RGB", (99, 77)).save(replaced)
     os.utime(replaced, (time.time() + 5, time.time() + 5))
-    (pictures / "0066.jpg").unlink()
-    report = tag(str(pictures), str(out))
+    (images / "0066.jpg").unlink()
+    report = tag(str(images), str(out))
     assert report.failed_by_code == {"not_found": 1}
     with duckdb.connect() as database:
         found = database.execute(
@@ -249,10 +249,10 @@ def test_a_key_cannot_act_on_the_terminal(say, tmp_path: Path) -> None:  # type:
 
 
 def test_a_failed_run_gives_its_record_to_machines_too(tag: Tag, tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "in", 3)
-    for path in pictures.iterdir():
+    images = draw(tmp_path / "in", 3)
+    for path in images.iterdir():
         path.write_bytes(b"")
     with pytest.raises(TooManyFailures) as stopped:
-        tag(str(pictures), str(tmp_path / "out"))
+        tag(str(images), str(tmp_path / "out"))
     report = stopped.value.report  # type: ignore[attr-defined]
     assert (report.state, report.num_failed, report.failed_by_code) == ("too_many_failures", 3, {"empty": 3})

@@ -43,8 +43,8 @@ def test_faults_cost_time_and_not_one_row(tag: Tag, tmp_path: Path, monkeypatch:
     subprocess.run(["ip", "netns", "del", "btry"], check=True)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(Node.cut, "__defaults__", (SHORT_CUT_S,))
-    draw(tmp_path / "pictures", num_images=NUM_IMAGES)
-    tag(str(tmp_path / "pictures"), str(tmp_path / "undisturbed"), max_failure_rate=1.0)
+    draw(tmp_path / "images", num_images=NUM_IMAGES)
+    tag(str(tmp_path / "images"), str(tmp_path / "undisturbed"), max_failure_rate=1.0)
     out, dice = tmp_path / "out", random.Random(0)
     path = job(tmp_path, out, num_nodes=2)
     happened: list[str] = []

@@ -110,8 +110,8 @@ def test_a_bucket_is_tagged_with_what_the_environment_knows_of_it(
 ) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    pictures = draw(tmp_path / "in", 30)
-    s3.put({f"{bucket}/2026/{path.name}": path.read_bytes() for path in pictures.iterdir()})
+    images = draw(tmp_path / "in", 30)
+    s3.put({f"{bucket}/2026/{path.name}": path.read_bytes() for path in images.iterdir()})
     s3.put({f"{bucket}/2026-old/0001.jpg": b"not under the prefix"})
     out = f"{bucket}/tags"
     words = ("run", f"{bucket}/2026", "--out", out, "--classifier", "constant", "--limit", "20", "--json")

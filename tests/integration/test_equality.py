@@ -30,11 +30,11 @@ def folder(shared_data: Path, tmp_path: Path) -> Path:
     """Real photographs, one of them turned by its EXIF value, under names of their own."""
     files = sorted((shared_data / "photos").rglob("*.jpg"))[:10]
     files.append(shared_data / "hostile/exif-orientation/Landscape_6.jpg")
-    pictures = tmp_path / "in"
-    pictures.mkdir()
+    images = tmp_path / "in"
+    images.mkdir()
     for number, file in enumerate(files):
-        (pictures / f"{number:02d}.jpg").write_bytes(file.read_bytes())
-    return pictures
+        (images / f"{number:02d}.jpg").write_bytes(file.read_bytes())
+    return images
 
 
 def test_the_rows_of_a_run_are_what_torchvision_says_of_the_same_files(

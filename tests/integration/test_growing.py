@@ -26,7 +26,7 @@ def test_a_job_for_gpus_brings_nodes_to_a_head_that_is_alone(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("of another cluster")
-    draw(tmp_path / "pictures", 300)
+    draw(tmp_path / "images", 300)
     with TemporaryDirectory(prefix="bt-", dir="/tmp") as short, head(Path(short), 2) as process:
         assert num_raylets(process) == 1
         run = start("run", str(job(tmp_path, tmp_path / "out", 2)), "--json")

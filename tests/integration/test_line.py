@@ -40,45 +40,45 @@ def sql(out: Path | str, query: str) -> list[tuple[object, ...]]:
 
 
 def test_every_image_is_tagged_once_and_the_tables_prove_it(tag: Tag, tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "a b%20#", 150)
-    report = tag(str(pictures), str(tmp_path / "out"), compute={"bundle_size": 64})
+    images = draw(tmp_path / "a b%20#", 150)
+    report = tag(str(images), str(tmp_path / "out"), compute={"bundle_size": 64})
     assert (report.state, report.num_tagged, report.num_failed, report.num_tags) == ("done", 150, 0, 150)
     assert verify(str(tmp_path / "out")).ok
     uris = {row[0] for row in sql(tmp_path / "out", "select uri from images")}
-    assert uris == {str(path) for path in pictures.iterdir()}
+    assert uris == {str(path) for path in images.iterdir()}
 
 
 def test_the_same_command_again_does_only_what_is_left(tag: Tag, tmp_path: Path) -> None:
-    pictures, out = draw(tmp_path / "in", 200), tmp_path / "out"
-    first = tag(str(pictures), str(out), compute={"bundle_size": 64})
+    images, out = draw(tmp_path / "in", 200), tmp_path / "out"
+    first = tag(str(images), str(out), compute={"bundle_size": 64})
     lost = sorted((out / "images").iterdir())[1]
     lost.unlink()
-    again = tag(str(pictures), str(out))
+    again = tag(str(images), str(out))
     assert again.this_run["images"] == 64
     assert (again.num_done, again.num_tags) == (first.num_done, first.num_tags) == (200, 200)
     assert verify(str(out)).ok
     runs = sql(out, "select run_id, count(*) from images group by 1 order by 2")
     assert runs == [(again.run_id, 64), (first.run_id, 136)]
-    nothing_left = tag(str(pictures), str(out))
+    nothing_left = tag(str(images), str(out))
     assert nothing_left.this_run["images"] == 0
 
 
 def test_a_run_that_came_second_goes_on_with_the_index_of_the_first(
     tag: Tag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures, out = draw(tmp_path / "in", 5), tmp_path / "out"
+    images, out = draw(tmp_path / "in", 5), tmp_path / "out"
 
     class BehindAnother(Lease):
         """Gets the lease only when another run, which began after this one had looked at OUT, is through."""
 
         def acquire(self) -> str:
             monkeypatch.setattr("batchtag.runs.driver.Lease", Lease)
-            (pictures / "0004.jpg").unlink()
-            tag(str(pictures), str(out))
+            (images / "0004.jpg").unlink()
+            tag(str(images), str(out))
             return super().acquire()
 
     monkeypatch.setattr("batchtag.runs.driver.Lease", BehindAnother)
-    report = tag(str(pictures), str(out))
+    report = tag(str(images), str(out))
     assert (report.num_images, report.this_run["images"]) == (4, 0)
     assert verify(str(out)).ok
 
@@ -131,9 +131,9 @@ def test_nasty_keys_come_back_byte_exact_from_a_bucket(
         if entry["valid_s3_key"]
     ]
     uris = {f"{bucket}/{key}" for key in keys}
-    picture = tmp_path / "one.png"
-    Image.new("RGB", (8, 6)).save(picture)
-    s3.put({uri: picture.read_bytes() for uri in uris})
+    image = tmp_path / "one.png"
+    Image.new("RGB", (8, 6)).save(image)
+    s3.put({uri: image.read_bytes() for uri in uris})
     source = {"kind": "prefix", "uris": [bucket], "include": ["*"], "storage_options": dict(s3.storage_options)}
     out = s3.new_bucket() + "/tags here"
     report = tag(source, out, output={"uri": out, "storage_options": dict(s3.storage_options)})
@@ -147,9 +147,9 @@ def test_nasty_keys_come_back_byte_exact_from_a_bucket(
 
 
 def test_secrets_stay_out_of_everything_that_is_written(tag: Tag, s3: S3Server, bucket: str, tmp_path: Path) -> None:
-    picture = tmp_path / "one.png"
-    Image.new("RGB", (8, 6)).save(picture)
-    s3.put({f"{bucket}/a.png": picture.read_bytes(), f"{bucket}/broken.png": b"\x89PNG\r\n\x1a\n"})
+    image = tmp_path / "one.png"
+    Image.new("RGB", (8, 6)).save(image)
+    s3.put({f"{bucket}/a.png": image.read_bytes(), f"{bucket}/broken.png": b"\x89PNG\r\n\x1a\n"})
     source = {"kind": "prefix", "uris": [bucket], "storage_options": dict(s3.storage_options)}
     tag(source, str(tmp_path / "out"), max_failure_rate=1.0)
     secret = str(s3.storage_options["secret"]).encode()
@@ -159,34 +159,34 @@ def test_secrets_stay_out_of_everything_that_is_written(tag: Tag, s3: S3Server, 
 
 
 def test_too_many_failures_stop_the_run_with_the_commonest_code_and_an_example(tag: Tag, tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "in", 300)
-    for path in sorted(pictures.iterdir())[::2]:
+    images = draw(tmp_path / "in", 300)
+    for path in sorted(images.iterdir())[::2]:
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(TooManyFailures) as stopped:
-        tag(str(pictures), str(tmp_path / "out"), compute={"bundle_size": 300})
+        tag(str(images), str(tmp_path / "out"), compute={"bundle_size": 300})
     assert stopped.value.exit_code == 3
     assert "truncated" in stopped.value.message
-    assert str(pictures) in stopped.value.message
+    assert str(images) in stopped.value.message
     record = json.loads(next((tmp_path / "out/_batchtag/runs").iterdir()).read_text())
     assert record["state"] == "too_many_failures"
-    allowed = tag(str(pictures), str(tmp_path / "out"), max_failure_rate=0.5)
+    allowed = tag(str(images), str(tmp_path / "out"), max_failure_rate=0.5)
     assert (allowed.num_tagged, allowed.num_failed) == (150, 150)
     assert verify(str(tmp_path / "out")).ok
 
 
 def test_another_job_is_refused_on_the_same_out_and_says_what_differs(tag: Tag, tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "in", 3)
-    tag(str(pictures), str(tmp_path / "out"))
+    images = draw(tmp_path / "in", 3)
+    tag(str(images), str(tmp_path / "out"))
     with pytest.raises(OutputError, match=r"models\[0\].*choose another --out"):
-        tag(str(pictures), str(tmp_path / "out"), models=[{"kind": "constant", "tag": "other"}])
+        tag(str(images), str(tmp_path / "out"), models=[{"kind": "constant", "tag": "other"}])
     with pytest.raises(OutputError, match=r"decode.max_pixels was 178956970 and is 1000 now"):
-        tag(str(pictures), str(tmp_path / "out"), decode={"max_pixels": 1000})
+        tag(str(images), str(tmp_path / "out"), decode={"max_pixels": 1000})
 
 
 def test_an_unknown_builder_fails_before_any_image_is_read_and_names_the_nearest(tag: Tag, tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "in", 3)
+    images = draw(tmp_path / "in", 3)
     with pytest.raises(BatchtagError, match="resnet50"):
-        tag(str(pictures), str(tmp_path / "out"), models=[{"kind": "torchvision", "builder": "resnet5O"}])
+        tag(str(images), str(tmp_path / "out"), models=[{"kind": "torchvision", "builder": "resnet5O"}])
     assert not (tmp_path / "out/images").exists()
 
 
@@ -222,12 +222,12 @@ def test_a_detector_and_a_classifier_of_its_crops_share_one_decoding(
     assert joined == [(6 * 4 * 2,)]
 
 
-def test_a_picture_that_keeps_the_decoder_costs_one_worker_and_becomes_a_failure(tag: Tag, tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "in", 5)
+def test_a_image_that_keeps_the_decoder_costs_one_worker_and_becomes_a_failure(tag: Tag, tmp_path: Path) -> None:
+    images = draw(tmp_path / "in", 5)
     # A format that Pillow decodes in Python, one pixel at a time: some seconds for this one.
     noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(pictures / "slow.qoi")
-    report = tag(str(pictures), str(tmp_path / "out"), decode={"timeout_s": 1.0})
+    Image.fromarray(noise).save(images / "slow.qoi")
+    report = tag(str(images), str(tmp_path / "out"), decode={"timeout_s": 1.0})
     assert (report.num_tagged, report.failed_by_code) == (5, {"timeout": 1})
     assert verify(str(tmp_path / "out")).ok
 

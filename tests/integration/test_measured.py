@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from batchtag import models
 from batchtag.config.model import CheckpointSpec
 from batchtag.datasets import Dataset
-from batchtag.evaluation.evaluate import checked_truth, evaluate_model, evaluate_out, open_truth
+from batchtag.evaluation.evaluate import checked_ground_truth, evaluate_model, evaluate_out, open_ground_truth
 from batchtag.evaluation.result import Evaluation
 from batchtag.pipeline.tagger import predict
 from batchtag.training.trainable import float_tensors, make_trainable
@@ -27,7 +27,7 @@ UPRIGHT, TURNED = 1, 6
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Twelve pictures and a broken one, in a folder a class, tagged by both models."""
+    """Twelve images and a broken one, in a folder a class, tagged by both models."""
 
     folder: Path
 
@@ -38,20 +38,20 @@ class Measured:
     def out(self) -> str:
         return str(self.folder / "tags")
 
-    def truth(self, name: str) -> Dataset:
-        return open_truth(str(self.folder / ("boxes.json" if name == "detector" else "val")))
+    def ground_truth(self, name: str) -> Dataset:
+        return open_ground_truth(str(self.folder / ("boxes.json" if name == "detector" else "val")))
 
     def by_looking(self, name: str) -> Evaluation:
-        truth = checked_truth(self.truth(name), told=print)
-        return evaluate_model(self.spec(name), truth, data="val", told=print)
+        ground_truth = checked_ground_truth(self.ground_truth(name), told=print)
+        return evaluate_model(self.spec(name), ground_truth, data="val", told=print)
 
     def by_tables(self, name: str) -> Evaluation:
-        return evaluate_out(self.out, self.truth(name), data="val")
+        return evaluate_out(self.out, self.ground_truth(name), data="val")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """Sizes and turns such that pictures are decoded at full scale, 1/2 and 1/4, upright and not."""
+    """Sizes and turns such that images are decoded at full scale, 1/2 and 1/4, upright and not."""
     folder = tmp_path_factory.mktemp("measured")
     sizes = [(200, 160), (700, 500), (1500, 1100)]
     for i in range(12):
@@ -68,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Measured:
 
 @pytest.fixture
 def tagged(made: Measured, tag: Tag) -> Measured:
-    """The same pictures after a run; the second test finds it done."""
+    """The same images after a run; the second test finds it done."""
     both = [{"kind": "checkpoint", "uri": str(made.folder / name)} for name in ("detector", "classifier")]
     report = tag(str(made.folder / "val"), made.out, models=both)
     assert (report.num_tagged, report.num_failed) == (12, 1)
@@ -78,8 +78,8 @@ def tagged(made: Measured, tag: Tag) -> Measured:
 def drawn(number: int, size: tuple[int, int], *, orientation: int) -> bytes:
     """Discs and squares on a ground, so that a network has something to be moved by."""
     rng = np.random.default_rng(number)
-    picture = Image.new("RGB", size, tuple(rng.integers(0, 255, 3).tolist()))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, tuple(rng.integers(0, 255, 3).tolist()))
+    pen = ImageDraw.Draw(image)
     for i in range(12):
         x, y = rng.integers(0, size[0]), rng.integers(0, size[1])
         side = int(rng.integers(size[1] // 12, size[1] // 3))
@@ -88,7 +88,7 @@ def drawn(number: int, size: tuple[int, int], *, orientation: int) -> bytes:
         )
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return jpeg(picture, exif=exif)
+    return jpeg(image, exif=exif)
 
 
 def save(folder: Path, architecture: str, *, task: Any, preprocessing: dict[str, Any]) -> None:
@@ -105,9 +105,9 @@ def half_of_what_it_finds(folder: Path) -> dict[str, Any]:
     An overlap of 0.87 lies between COCO's steps, so the last bits of a float decide nothing.
     """
     spec = CheckpointSpec(uri=str(folder / "detector"))
-    card = models.prepare(spec)
+    info = models.prepare(spec)
     uris = sorted(str(path) for path in (folder / "val").rglob("*.jpg"))
-    outcomes = predict(uris, [(card, models.load(spec))])
+    outcomes = predict(uris, [(info, models.load(spec))])
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (uri, outcome) in enumerate(zip(uris, outcomes, strict=True), start=1):
@@ -135,7 +135,7 @@ def plain(found: Evaluation, *without: str) -> dict[str, Any]:
 def differences(mine: Any, theirs: Any, path: str = "", *, most: float = 1e-6) -> list[str]:
     """Where two pieces of plain data differ by more than `most`.
 
-    The boxes of the worst mistakes may differ by a hundredth of a pixel: a run puts other pictures into a batch.
+    The boxes of the worst mistakes may differ by a hundredth of a pixel: a run puts other images into a batch.
     """
     if isinstance(mine, dict) and isinstance(theirs, dict):
         keys = sorted({*mine, *theirs})

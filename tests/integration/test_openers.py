@@ -32,7 +32,7 @@ def test_openers_give_the_tables_that_workers_give(tag: Tag, shared_data: Path, 
 
 def test_killed_openers_lose_and_repeat_nothing(tag: Tag, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pictures = draw(tmp_path / "in", 280)
+    images = draw(tmp_path / "in", 280)
     over = threading.Event()
     killed: set[int] = set()
 
@@ -51,7 +51,7 @@ def test_killed_openers_lose_and_repeat_nothing(tag: Tag, tmp_path: Path) -> Non
     try:
         compute = {"decode": "own_pool", "actors": 1, "cpus_per_actor": 1, "bundle_size": 40}
         models = [{"kind": "constant", "seconds_per_image": 0.05}]
-        report = tag(str(pictures), str(out), models=models, compute=compute)
+        report = tag(str(images), str(out), models=models, compute=compute)
     finally:
         over.set()
         killer.join()
@@ -61,6 +61,6 @@ def test_killed_openers_lose_and_repeat_nothing(tag: Tag, tmp_path: Path) -> Non
 
 
 def test_an_own_pool_without_room_for_it_is_refused(tag: Tag, tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "in", 3)
+    images = draw(tmp_path / "in", 3)
     with pytest.raises(UsageError, match=r"compute\.decode is 'own_pool' and of 3 CPUs too few are left"):
-        tag(str(pictures), str(tmp_path / "out"), compute={"decode": "own_pool", "actors": 1, "cpus_per_actor": 2})
+        tag(str(images), str(tmp_path / "out"), compute={"decode": "own_pool", "actors": 1, "cpus_per_actor": 2})

@@ -18,18 +18,18 @@ from batchtag.analysis.verify import verify
 from batchtag.config.job import make_spec
 from batchtag.runs.driver import run_job
 
-STORE_BYTES, NUM_PICTURES, SIDE_PX = 80 * 2**20, 64, 2000
+STORE_BYTES, NUM_IMAGES, SIDE_PX = 80 * 2**20, 64, 2000
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that is full")
 def test_a_spill_disk_that_is_full_costs_time_and_not_one_row(tmp_path: Path) -> None:
-    """Openers send 12 MB a picture; 80 MB of store hold six of them, and nothing can be spilled."""
-    disk, pictures, out = tmp_path / "disk", tmp_path / "in", tmp_path / "out"
+    """Openers send 12 MB an image; 80 MB of store hold six of them, and nothing can be spilled."""
+    disk, images, out = tmp_path / "disk", tmp_path / "in", tmp_path / "out"
     disk.mkdir()
-    pictures.mkdir()
-    Image.fromarray(np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)).save(pictures / "0.png")
-    for number in range(1, NUM_PICTURES):
-        os.link(pictures / "0.png", pictures / f"{number}.png")
+    images.mkdir()
+    Image.fromarray(np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)).save(images / "0.png")
+    for number in range(1, NUM_IMAGES):
+        os.link(images / "0.png", images / f"{number}.png")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
     )
@@ -43,13 +43,13 @@ def test_a_spill_disk_that_is_full_costs_time_and_not_one_row(tmp_path: Path) ->
         logs = Path(cluster.head_node.get_logs_dir_path())  # type: ignore[attr-defined]
         content = {
             "version": 1,
-            "source": {"kind": "prefix", "uris": [str(pictures)]},
+            "source": {"kind": "prefix", "uris": [str(images)]},
             "models": [{"kind": "constant", "seconds_per_image": 0.15}],
             "output": {"uri": str(out)},
             "compute": {"address": cluster.address, "actors": 1, "cpus_per_actor": 1, "decode": "own_pool"},
         }
         report = run_job(make_spec(content, origin="test"), console=Console(file=io.StringIO()))
     assert any("No space left on device" in path.read_text(errors="replace") for path in logs.glob("*.*"))
-    assert (report.num_tagged, report.num_failed) == (NUM_PICTURES, 0)
+    assert (report.num_tagged, report.num_failed) == (NUM_IMAGES, 0)
     assert report.this_run["opened_elsewhere"] > 0
     assert verify(str(out)).ok

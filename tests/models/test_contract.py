@@ -128,7 +128,7 @@ def test_boxes_lie_inside_the_array_and_a_classifier_has_none(case: Case, odd_im
     for image, prediction in zip(odd_images, case.together, strict=True):
         boxes, (height, width) = prediction.boxes_xyxy, image.shape[:2]
         assert boxes.dtype == np.float32
-        if case.model.card.kind == "class":
+        if case.model.info.kind == "class":
             assert boxes.shape == (0, 4)
             continue
         assert boxes.shape == (len(prediction.scores), 4)
@@ -152,8 +152,8 @@ def test_scores_are_probabilities_and_come_best_first(case: Case) -> None:
         assert (np.diff(scores) <= 0).all()
 
 
-def test_every_label_given_is_a_tag_of_the_card(case: Case) -> None:
-    labels = case.model.card.labels
+def test_every_label_given_is_a_tag_of_the_info(case: Case) -> None:
+    labels = case.model.info.labels
     for prediction in case.together:
         assert all(labels[i] for i in prediction.label_ids)
 
@@ -167,28 +167,28 @@ def test_no_more_findings_are_given_than_were_asked_for(case: Case, odd_images: 
     assert {len(one.scores) for one in again(case, max_tags=1).predict(odd_images)} <= {0, 1}
 
 
-def test_the_card_is_known_before_the_model_is_loaded_and_crosses_processes(case: Case) -> None:
-    card = prepare(case.spec)
-    assert card == case.model.card
-    assert describe(case.spec) == card, "which needs no weights"
-    assert pickle.loads(pickle.dumps(card)) == card
-    assert card.kind == ("object" if "detect" in str(case.spec) or card.labels[0] == "" else "class")
+def test_the_info_is_known_before_the_model_is_loaded_and_crosses_processes(case: Case) -> None:
+    info = prepare(case.spec)
+    assert info == case.model.info
+    assert describe(case.spec) == info, "which needs no weights"
+    assert pickle.loads(pickle.dumps(info)) == info
+    assert info.kind == ("object" if "detect" in str(case.spec) or info.labels[0] == "" else "class")
 
 
 def test_the_digest_covers_what_decides_the_answers_and_not_the_name(case: Case) -> None:
-    card = prepare(case.spec)
+    info = prepare(case.spec)
     named = prepare(case.spec.model_copy(update={"name": "mine"}))
-    assert (named.name, named.digest) == ("mine", card.digest)
-    assert prepare(case.spec.model_copy(update={"score_floor": 0.25})).digest != card.digest
-    assert prepare(case.spec.model_copy(update={"max_tags": 3})).digest != card.digest
-    in_words = {"max_tags": 100 if card.kind == "object" else 5}
+    assert (named.name, named.digest) == ("mine", info.digest)
+    assert prepare(case.spec.model_copy(update={"score_floor": 0.25})).digest != info.digest
+    assert prepare(case.spec.model_copy(update={"max_tags": 3})).digest != info.digest
+    in_words = {"max_tags": 100 if info.kind == "object" else 5}
     if case.spec.max_tags == 0:
-        assert prepare(case.spec.model_copy(update=in_words)).digest == card.digest
+        assert prepare(case.spec.model_copy(update=in_words)).digest == info.digest
 
 
-def test_the_card_says_whose_crops_it_looks_at(case: Case) -> None:
-    card = prepare(case.spec.model_copy(update={"on": CropsOf(crops_of="shelf", min_score=0.3)}))
-    assert (card.crops_of, card.crops_min_score) == ("shelf", 0.3)
+def test_the_info_says_whose_crops_it_looks_at(case: Case) -> None:
+    info = prepare(case.spec.model_copy(update={"on": CropsOf(crops_of="shelf", min_score=0.3)}))
+    assert (info.crops_of, info.crops_min_score) == ("shelf", 0.3)
 
 
 def assert_same(one: Prediction, other: Prediction) -> None:

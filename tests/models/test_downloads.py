@@ -84,8 +84,8 @@ def test_published_weights_are_fetched_checked_and_become_the_network(
 ) -> None:
     register(put(shop, published_file()))
     spec = TorchvisionSpec(builder="tiny", score_floor=0.0)
-    card = prepare(spec)
-    assert card.labels == ("cat", "dog", "", "bird")
+    info = prepare(spec)
+    assert info.labels == ("cat", "dog", "", "bird")
     model = load(spec)
     torch.manual_seed(3)
     reference = network(None).eval()

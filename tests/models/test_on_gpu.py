@@ -1,4 +1,4 @@
-"""On a CUDA device: the same answers as on the CPU, and pictures that arrive whole. Skipped where there is none."""
+"""On a CUDA device: the same answers as on the CPU, and images that arrive whole. Skipped where there is none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 GPU = Runtime(device="cuda", precision="float32")
 
 
-def test_pictures_arrive_as_they_left_batch_after_batch(odd_images: list[Any]) -> None:
+def test_images_arrive_as_they_left_batch_after_batch(odd_images: list[Any]) -> None:
     device = torch.device("cuda")
     batches = [odd_images[:3], odd_images[3:], odd_images] * 20
     for batch, there in zip(batches, Uploads(device).ahead(batches), strict=True):
@@ -54,21 +54,21 @@ def test_a_detector_on_a_gpu_finds_what_it_finds_on_the_cpu(
         state_dict=network.state_dict(),
     )
     spec = CheckpointSpec(uri=str(tmp_path / "net"))
-    pictures = [np.asarray(photo) for photo in photos]
+    images = [np.asarray(photo) for photo in photos]
     torch.backends.cudnn.allow_tf32 = False
     try:
-        on_gpu = load(spec, runtime=GPU).predict(pictures)
+        on_gpu = load(spec, runtime=GPU).predict(images)
     finally:
         torch.backends.cudnn.allow_tf32 = True
-    for one, other in zip(on_gpu, load(spec).predict(pictures), strict=True):
+    for one, other in zip(on_gpu, load(spec).predict(images), strict=True):
         said, expected = ((p.label_ids, p.scores, p.boxes_xyxy) for p in (one, other))
         assert_alike(said, expected)
 
 
 def test_a_classifier_on_a_gpu_says_what_it_says_on_the_cpu(photos: list[Image.Image]) -> None:
     spec = TorchvisionSpec(builder="resnet18", weights="none", score_floor=0.0)
-    pictures = [np.asarray(photo) for photo in photos]
-    for one, other in zip(load(spec, runtime=GPU).predict(pictures), load(spec).predict(pictures), strict=True):
+    images = [np.asarray(photo) for photo in photos]
+    for one, other in zip(load(spec, runtime=GPU).predict(images), load(spec).predict(images), strict=True):
         np.testing.assert_allclose(one.scores, other.scores, atol=0.005)
 
 
@@ -85,10 +85,10 @@ def test_detectors_and_classifiers_look_in_16_bits(precision: Any, photos: list[
 def test_a_trained_detector_finds_what_it_finds_on_the_cpu_but_for_rounding(precision: Any, tmp_path: Path) -> None:
     skip_without(precision)
     write_scenes(tmp_path, num_images=12, seed=77)
-    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in sorted((tmp_path / "pictures").iterdir())]
+    images = [np.asarray(Image.open(file).convert("RGB")) for file in sorted((tmp_path / "images").iterdir())]
     spec = CheckpointSpec(uri=model_folder("products"))
     exact, rounded = (
-        load(spec, runtime=runtime).predict(pictures)
+        load(spec, runtime=runtime).predict(images)
         for runtime in (Runtime(), Runtime(device="cuda", precision=precision))
     )
     sure = sum(int((one.scores >= 0.3).sum()) for one in exact)

@@ -19,7 +19,7 @@ from batchtag.output.job_identity import (
 )
 from batchtag.output.layout import Layout
 from batchtag.storage.local import LocalStore
-from tests.support.samples import card
+from tests.support.samples import info
 
 STORE = LocalStore()
 
@@ -40,7 +40,7 @@ def job(**changes: Any) -> JobSpec:
 
 
 def mine(spec: JobSpec, **changes: Any) -> dict[str, Any]:
-    return identity(spec, [card(**changes)])
+    return identity(spec, [info(**changes)])
 
 
 def test_the_same_job_goes_on_and_a_new_out_takes_it(layout: Layout) -> None:
@@ -65,11 +65,11 @@ def test_the_same_job_goes_on_and_a_new_out_takes_it(layout: Layout) -> None:
     ],
 )  # fmt: skip
 def test_what_differs_is_named_and_another_out_offered(
-    layout: Layout, changes: dict[str, Any], cards: dict[str, Any], difference: str
+    layout: Layout, changes: dict[str, Any], infos: dict[str, Any], difference: str
 ) -> None:
     check_or_store(mine(job()), spec=job(), store=STORE, layout=layout)
     with pytest.raises(OutputError, match=difference) as caught:
-        check_or_store(mine(job(**changes), **cards), spec=job(**changes), store=STORE, layout=layout)
+        check_or_store(mine(job(**changes), **infos), spec=job(**changes), store=STORE, layout=layout)
     assert caught.value.message.startswith(f"{layout.out} holds the tables of another job: ")
     assert "choose another --out" in caught.value.message
 
@@ -94,7 +94,7 @@ def test_what_may_hold_a_secret_of_how_it_runs_is_not_stored(layout: Layout) -> 
 def test_another_number_of_models_is_a_difference(layout: Layout) -> None:
     two = job(models=[{"kind": "constant", "name": "a"}, {"kind": "constant", "name": "b"}])
     with pytest.raises(OutputError, match=r"models was \[.* and is \["):
-        check_same(identity(two, [card("a"), card("b")]), mine(job()), layout=layout)
+        check_same(identity(two, [info("a"), info("b")]), mine(job()), layout=layout)
 
 
 def test_how_it_is_run_and_what_failures_are_allowed_may_change(layout: Layout) -> None:
@@ -153,7 +153,7 @@ def test_a_job_that_was_stored_by_a_try_whose_answer_was_lost_is_ours(layout: La
 
 
 def test_thresholds_are_the_last_runs_and_no_part_of_what_makes_a_job_the_same(layout: Layout) -> None:
-    spec, first = job(), card()
+    spec, first = job(), info()
     assert read_thresholds(store=STORE, layout=layout) == {}
     store_thresholds([first], store=STORE, layout=layout)
     assert not Path(layout.thresholds).exists()

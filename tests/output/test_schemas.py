@@ -10,10 +10,10 @@ import pytest
 from batchtag.errors import Code
 from batchtag.output.schemas import TABLES, errors_table, images_table, num_tags, parquet_bytes, tags_table
 from batchtag.types import Failure, ImagePrediction, ImageResult, Stage
-from tests.support.samples import NOON, boxes, card, classes, failed, ref, tagged
+from tests.support.samples import NOON, boxes, classes, failed, info, ref, tagged
 
 TRUNCATED = Failure(stage=Stage.DECODE, code=Code.TRUNCATED, message="ends early", attempts=1)
-DETECTOR = card("things", "object", labels=("", "bottle"))
+DETECTOR = info("things", "object", labels=("", "bottle"))
 
 
 def test_the_schemas_equal_the_checked_in_text() -> None:
@@ -26,7 +26,7 @@ def test_the_schemas_equal_the_checked_in_text() -> None:
 
 
 def test_boxes_are_moved_to_the_displayed_frame_and_cut_to_it() -> None:
-    finding = ImagePrediction(card=DETECTOR, prediction=boxes([-3, 2, 30, 20], [49, 39, 51, 41]), scale_xy=(2.0, 4.0))
+    finding = ImagePrediction(info=DETECTOR, prediction=boxes([-3, 2, 30, 20], [49, 39, 51, 41]), scale_xy=(2.0, 4.0))
     rows = tags_table([tagged(0, finding, width=100, height=80)], run_id="r-1").to_pylist()
     assert [(row["x_min"], row["y_min"], row["x_max"], row["y_max"]) for row in rows] == [
         (0.0, 8.0, 60.0, 80.0),
@@ -35,20 +35,20 @@ def test_boxes_are_moved_to_the_displayed_frame_and_cut_to_it() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1023, 767), (99_999, 3), (16_777_217, 1)])
-def test_no_box_leaves_the_picture_by_a_rounding(width: int, height: int) -> None:
+def test_no_box_leaves_the_image_by_a_rounding(width: int, height: int) -> None:
     """The right edge of pixels decoded at 1/8 is no round number of displayed pixels."""
     small = (max(1, width // 8), max(1, height // 8))
     scale = (width / small[0], height / small[1])
-    finding = ImagePrediction(card=DETECTOR, prediction=boxes([0, 0, *small]), scale_xy=scale)
+    finding = ImagePrediction(info=DETECTOR, prediction=boxes([0, 0, *small]), scale_xy=scale)
     row = tags_table([tagged(0, finding, width=width, height=height)], run_id="r-1").to_pylist()[0]
     assert 0 <= row["x_min"] <= row["x_max"] <= width
     assert 0 <= row["y_min"] <= row["y_max"] <= height
 
 
 def test_a_class_has_no_box_and_a_crop_names_its_parent() -> None:
-    whole = ImagePrediction(card=card(), prediction=classes(0.75, 0.5))
+    whole = ImagePrediction(info=info(), prediction=classes(0.75, 0.5))
     crop = ImagePrediction(
-        card=card("product", crops_of="things"), prediction=classes(0.5), parent="things@0123456789ab#1"
+        info=info("product", crops_of="things"), prediction=classes(0.5), parent="things@0123456789ab#1"
     )
     rows = tags_table([tagged(3, whole, crop)], run_id="r-1").to_pylist()
     assert [(row["model"], row["rank"], row["score"], row["parent"]) for row in rows] == [
@@ -81,7 +81,7 @@ def test_an_object_of_zero_bytes_has_a_size() -> None:
 
 
 def test_a_failed_image_gives_no_tags_whatever_a_model_had_said_before() -> None:
-    half_done = tagged(0, ImagePrediction(card=card(), prediction=classes(0.9)))
+    half_done = tagged(0, ImagePrediction(info=info(), prediction=classes(0.9)))
     half_done.failure = Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message="no")
     assert num_tags(half_done) == 0
     assert len(tags_table([half_done], run_id="r-1")) == 0
@@ -104,7 +104,7 @@ def test_one_error_row_says_all_of_a_failure() -> None:
 
 
 def test_empty_tables_have_their_schema_also_in_the_file() -> None:
-    nothing_found = tagged(0, ImagePrediction(card=DETECTOR, prediction=boxes()))
+    nothing_found = tagged(0, ImagePrediction(info=DETECTOR, prediction=boxes()))
     for table, name in (
         (images_table([], run_id="r", tagged_at=NOON), "images"),
         (tags_table([], run_id="r"), "tags"),
@@ -128,7 +128,7 @@ def test_a_large_bundle_keeps_its_order_and_its_counts() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 4, 3000)
     outcomes = [
-        tagged(i, ImagePrediction(card=DETECTOR, prediction=boxes(*[[i % 50, 0, i % 50 + 1, 1]] * n)))
+        tagged(i, ImagePrediction(info=DETECTOR, prediction=boxes(*[[i % 50, 0, i % 50 + 1, 1]] * n)))
         for i, n in enumerate(counts)
     ]
     table = tags_table(outcomes, run_id="r-1")

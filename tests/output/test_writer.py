@@ -13,7 +13,7 @@ from batchtag.output.writer import PartWriter, read_commit
 from batchtag.storage import Store
 from batchtag.storage.local import LocalStore
 from batchtag.types import Failure, ImagePrediction, ImageResult, Stage
-from tests.support.samples import NOON, bundle, card, classes, failed, tagged
+from tests.support.samples import NOON, bundle, classes, failed, info, tagged
 
 GONE = Failure(stage=Stage.FETCH, code=Code.NOT_FOUND, message="gone")
 
@@ -28,7 +28,7 @@ def writer(layout: Layout, *, store: Store | None = None, run_id: str = "r-1") -
 
 
 def some_outcomes() -> list[ImageResult]:
-    return [tagged(0, ImagePrediction(card=card(), prediction=classes(0.9, 0.3))), failed(1, GONE)]
+    return [tagged(0, ImagePrediction(info=info(), prediction=classes(0.9, 0.3))), failed(1, GONE)]
 
 
 def files_of(layout: Layout) -> dict[str, bytes]:

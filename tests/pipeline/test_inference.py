@@ -15,7 +15,7 @@ from batchtag.pipeline import inference as look_room
 from batchtag.pipeline.inference import DeviceLost, look, predict_each
 from batchtag.pipeline.loader import LoadedImage
 from batchtag.types import Failure, ImageResult, ModelInfo, Prediction
-from tests.support.samples import boxes, card, classes, decoded, ref
+from tests.support.samples import boxes, classes, decoded, info, ref
 
 Pixels = NDArray[np.uint8]
 
@@ -23,8 +23,8 @@ Pixels = NDArray[np.uint8]
 class Scripted:
     """A model that answers by a function of the pixels, and remembers the sizes of its calls."""
 
-    def __init__(self, answer: Callable[[Pixels], Prediction], card: ModelInfo) -> None:
-        self.card = card
+    def __init__(self, answer: Callable[[Pixels], Prediction], info: ModelInfo) -> None:
+        self.info = info
         self.calls: list[int] = []
         self.shapes: list[tuple[int, ...]] = []
         self._answer = answer
@@ -36,10 +36,10 @@ class Scripted:
 
 
 def model(answer: Callable[[Pixels], Prediction], which: ModelInfo | None = None) -> Scripted:
-    return Scripted(answer, which or card())
+    return Scripted(answer, which or info())
 
 
-def pictures(num_images: int) -> list[Pixels]:
+def images(num_images: int) -> list[Pixels]:
     """One-colour arrays, whose first sample is their number."""
     return [np.full((6, 8, 3), i, np.uint8) for i in range(num_images)]
 
@@ -65,7 +65,7 @@ def poisoned_by(*numbers: int, error: Exception) -> Callable[[Pixels], Predictio
 
 
 def test_the_device_is_held_while_a_model_computes_and_at_no_other_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found is checked while the next slab is on it."""
+    """What was found is checked while the next batch is on it."""
     held = threading.Lock()
     seen: list[tuple[str, bool]] = []
     check = look_room._checked
@@ -79,13 +79,13 @@ def test_the_device_is_held_while_a_model_computes_and_at_no_other_time(monkeypa
         return check(predictions, which)
 
     monkeypatch.setattr(look_room, "_checked", watched)
-    look(sights(pictures(1)), loaded(model(answer, card("first")), model(answer, card("second"))), hold=lambda: held)
+    look(sights(images(1)), loaded(model(answer, info("first")), model(answer, info("second"))), hold=lambda: held)
     assert seen == [("computes", True), ("checks", False)] * 2
 
 
 def test_a_poison_image_in_a_batch_of_seven_fails_alone() -> None:
     poison = model(poisoned_by(4, error=ValueError("no such luck")))
-    results = predict_each(poison, pictures(7))
+    results = predict_each(poison, images(7))
     failure = results[4]
     assert isinstance(failure, Failure)
     assert (failure.code, failure.message) == (Code.MODEL_ERROR, "ValueError: no such luck")
@@ -95,7 +95,7 @@ def test_a_poison_image_in_a_batch_of_seven_fails_alone() -> None:
 
 
 def test_every_image_may_fail_and_none_is_lost() -> None:
-    results = predict_each(model(poisoned_by(*range(5), error=RuntimeError("dead"))), pictures(5))
+    results = predict_each(model(poisoned_by(*range(5), error=RuntimeError("dead"))), images(5))
     assert [type(result) for result in results] == [Failure] * 5
 
 
@@ -116,7 +116,7 @@ def test_no_images_are_not_shown_to_the_model() -> None:
     ],
 )
 def test_want_of_memory_has_a_code_of_its_own(error: Exception) -> None:
-    (failure,) = predict_each(model(poisoned_by(0, error=error)), pictures(1))
+    (failure,) = predict_each(model(poisoned_by(0, error=error)), images(1))
     assert isinstance(failure, Failure)
     assert (failure.code, failure.code.retryable) == (Code.OUT_OF_MEMORY, True)
 
@@ -124,7 +124,7 @@ def test_want_of_memory_has_a_code_of_its_own(error: Exception) -> None:
 def test_a_broken_device_is_no_fault_of_an_image() -> None:
     error = RuntimeError("CUDA error: device-side assert triggered")
     with pytest.raises(DeviceLost, match="device-side assert"):
-        predict_each(model(poisoned_by(2, error=error)), pictures(4))
+        predict_each(model(poisoned_by(2, error=error)), images(4))
 
 
 def test_whoever_holds_the_device_learns_that_it_is_lost_before_letting_go() -> None:
@@ -140,7 +140,7 @@ def test_whoever_holds_the_device_learns_that_it_is_lost_before_letting_go() -> 
             raise
 
     with pytest.raises(DeviceLost):
-        predict_each(model(poisoned_by(2, error=RuntimeError("CUDA error: unspecified"))), pictures(4), hold=hold)
+        predict_each(model(poisoned_by(2, error=RuntimeError("CUDA error: unspecified"))), images(4), hold=hold)
     assert told == [DeviceLost]
 
 
@@ -153,7 +153,7 @@ def test_what_a_failed_batch_held_is_free_before_anybody_else_computes() -> None
     held: list[weakref.ref[Tensor]] = []
 
     class Hungry:
-        card = card()
+        info = info()
 
         def predict(self, images: Sequence[Pixels]) -> list[Prediction]:
             assert [tensor() for tensor in held if tensor() is not None] == []
@@ -172,7 +172,7 @@ def test_what_a_failed_batch_held_is_free_before_anybody_else_computes() -> None
         finally:
             left.extend(tensor() for tensor in held if tensor() is not None)
 
-    assert [type(result) for result in predict_each(Hungry(), pictures(4), hold=hold)] == [Prediction] * 4
+    assert [type(result) for result in predict_each(Hungry(), images(4), hold=hold)] == [Prediction] * 4
     assert left == []
 
 
@@ -181,7 +181,7 @@ def test_a_model_that_loses_an_image_is_asked_again_in_halves() -> None:
         def predict(self, images: Sequence[Pixels]) -> list[Prediction]:
             return super().predict(images)[:2]
 
-    results = predict_each(Forgetful(lambda image: classes(image[0, 0, 0] / 10), card()), pictures(4))
+    results = predict_each(Forgetful(lambda image: classes(image[0, 0, 0] / 10), info()), images(4))
     assert [result.scores[0] for result in results if isinstance(result, Prediction)] == pytest.approx(
         [0, 0.1, 0.2, 0.3]
     )
@@ -193,23 +193,23 @@ def test_a_model_that_loses_an_image_is_asked_again_in_halves() -> None:
 )
 def test_findings_that_no_table_can_hold_fail_only_their_image(prediction: Prediction) -> None:
     answers = iter([classes(0.5), prediction, classes(0.5)])
-    results = predict_each(model(lambda image: next(answers), card(labels=("", "bottle"))), pictures(3))
+    results = predict_each(model(lambda image: next(answers), info(labels=("", "bottle"))), images(3))
     assert [type(result) for result in results] == [Prediction, Failure, Prediction]
     failure = results[1]
     assert isinstance(failure, Failure)
     assert failure.code is Code.MODEL_ERROR
 
 
-def test_a_label_that_the_card_does_not_have_fails_the_image_and_not_the_part() -> None:
-    (failure,) = predict_each(model(lambda image: boxes([0, 0, 1, 1]), card(labels=("only",))), pictures(1))
+def test_a_label_that_the_info_does_not_have_fails_the_image_and_not_the_part() -> None:
+    (failure,) = predict_each(model(lambda image: boxes([0, 0, 1, 1]), info(labels=("only",))), images(1))
     assert isinstance(failure, Failure)
     assert "label" in failure.message
 
 
 def test_several_models_see_every_image_and_a_failed_one_is_not_shown_to_the_next() -> None:
     first = model(poisoned_by(1, error=ValueError("no")))
-    second = model(lambda image: classes(0.25), card("second"))
-    seen = sights(pictures(3))
+    second = model(lambda image: classes(0.25), info("second"))
+    seen = sights(images(3))
     look(seen, loaded(first, second))
     assert second.calls == [2]
     assert [len(sight.outcome.findings) for sight in seen] == [2, 0, 2]
@@ -217,20 +217,20 @@ def test_several_models_see_every_image_and_a_failed_one_is_not_shown_to_the_nex
 
 
 def loaded(*models: Scripted) -> list[tuple[ModelInfo, Model]]:
-    return [(each.card, each) for each in models]
+    return [(each.info, each) for each in models]
 
 
 def detector_of(prediction: Prediction) -> Scripted:
-    return model(lambda image: prediction, card("things", "object", labels=("", "bottle")))
+    return model(lambda image: prediction, info("things", "object", labels=("", "bottle")))
 
 
 def test_crops_are_cut_in_whole_pixels_around_the_box_whatever_the_order_of_the_models() -> None:
     detector = detector_of(boxes([1.5, 0.2, 3.1, 2.0], [0, 0, 8, 6], scores=[0.9, 0.6]))
-    product = model(lambda image: classes(0.5), card("product", crops_of="things"))
-    seen = sights(pictures(2))
+    product = model(lambda image: classes(0.5), info("product", crops_of="things"))
+    seen = sights(images(2))
     look(seen, loaded(product, detector))
     assert product.shapes == [(2, 3), (6, 8)] * 2
-    parents = [(finding.card.name, finding.parent) for finding in seen[0].outcome.findings]
+    parents = [(finding.info.name, finding.parent) for finding in seen[0].outcome.findings]
     assert parents == [
         ("things", ""),
         ("product", "things@0123456789ab#1"),
@@ -249,22 +249,22 @@ def test_crops_are_cut_in_whole_pixels_around_the_box_whatever_the_order_of_the_
     ],
 )
 def test_a_box_without_area_or_beyond_the_edge_still_gives_a_crop(box: list[float], shape: tuple[int, int]) -> None:
-    product = model(lambda image: classes(0.5), card("product", crops_of="things"))
-    look(sights(pictures(1)), loaded(detector_of(boxes(box)), product))
+    product = model(lambda image: classes(0.5), info("product", crops_of="things"))
+    look(sights(images(1)), loaded(detector_of(boxes(box)), product))
     assert product.shapes == [shape]
 
 
 def test_doubtful_boxes_are_not_cropped_and_no_boxes_give_no_crops() -> None:
-    product = model(lambda image: classes(0.5), card("product", crops_of="things", crops_min_score=0.5))
-    look(sights(pictures(1)), loaded(detector_of(boxes([0, 0, 4, 4], [0, 0, 2, 2], scores=[0.5, 0.49])), product))
+    product = model(lambda image: classes(0.5), info("product", crops_of="things", crops_min_score=0.5))
+    look(sights(images(1)), loaded(detector_of(boxes([0, 0, 4, 4], [0, 0, 2, 2], scores=[0.5, 0.49])), product))
     assert product.shapes == [(4, 4)]
-    look(sights(pictures(1)), loaded(detector_of(boxes()), product))
+    look(sights(images(1)), loaded(detector_of(boxes()), product))
     assert product.calls == [1]
 
 
 def test_a_crop_that_fails_fails_its_image_and_no_other() -> None:
-    product = model(poisoned_by(1, error=ValueError("odd crop")), card("product", crops_of="things"))
-    seen = sights(pictures(3))
+    product = model(poisoned_by(1, error=ValueError("odd crop")), info("product", crops_of="things"))
+    seen = sights(images(3))
     look(seen, loaded(detector_of(boxes([0, 0, 4, 4])), product))
     assert [sight.outcome.failure is None for sight in seen] == [True, False, True]
 

@@ -18,12 +18,12 @@ from batchtag.storage.base import Blob, ObjectInfo
 from batchtag.storage.local import LocalStore
 from batchtag.types import DecodedImage, Failure, ImageRef, ImageResult, Stage
 from tests.support.images import jpeg
-from tests.support.samples import listing_of, picture_folder
+from tests.support.samples import image_folder, listing_of
 
 
 def plan(**changes: Any) -> LoadPlan:
-    facts: dict[str, Any] = {"decode_timeout_s": 30.0, "fetches": 8, "decode_threads": 2, "slab_images": 4}
-    return LoadPlan(rules=DecodeRules(max_bytes=100_000), needs=(), **{**facts, **changes})
+    facts: dict[str, Any] = {"decode_timeout_s": 30.0, "fetches": 8, "decode_threads": 2, "batch_images": 4}
+    return LoadPlan(rules=DecodeRules(max_bytes=100_000), input_resolutions=(), **{**facts, **changes})
 
 
 def outcomes_of(listed: Sequence[ObjectInfo]) -> list[ImageResult]:
@@ -52,8 +52,8 @@ class Watched(LocalStore):
         return super().read(uri, max_bytes=max_bytes, if_etag=if_etag)
 
 
-def test_slabs_come_in_the_order_of_the_index_whatever_arrives_first(tmp_path: Path) -> None:
-    outcomes = outcomes_of(picture_folder(tmp_path / "p", 10))
+def test_batches_come_in_the_order_of_the_index_whatever_arrives_first(tmp_path: Path) -> None:
+    outcomes = outcomes_of(image_folder(tmp_path / "p", 10))
     later_ones_are_there = threading.Event()
 
     def first_is_slow(uri: str) -> None:
@@ -62,23 +62,25 @@ def test_slabs_come_in_the_order_of_the_index_whatever_arrives_first(tmp_path: P
         elif uri.endswith("0006.jpg"):
             later_ones_are_there.set()
 
-    slabs = list(opened(plan(), Watched(first_is_slow)).slabs(outcomes))
-    assert [[sight.outcome.ref.position for sight in slab] for slab in slabs] == [
+    batches = list(opened(plan(), Watched(first_is_slow)).batches(outcomes))
+    assert [[sight.outcome.ref.position for sight in batch] for batch in batches] == [
         [100, 101, 102, 103],
         [104, 105, 106, 107],
         [108, 109],
     ]
-    assert [sight.image.pixels[0, 0, 0] for slab in slabs for sight in slab] == pytest.approx(list(range(10)), abs=4)
+    assert [sight.image.pixels[0, 0, 0] for batch in batches for sight in batch] == pytest.approx(
+        list(range(10)), abs=4
+    )
 
 
 def test_no_more_than_the_window_is_taken_from_the_index(tmp_path: Path) -> None:
-    listed = picture_folder(tmp_path / "p", 40)
+    listed = image_folder(tmp_path / "p", 40)
     store = Watched()
-    small = plan(fetches=2, slab_images=3)
-    slabs = opened(small, store).slabs(outcomes_of(listed))
+    small = plan(fetches=2, batch_images=3)
+    batches = opened(small, store).batches(outcomes_of(listed))
     consumed = 0
-    for slab in slabs:
-        consumed += len(slab)
+    for batch in batches:
+        consumed += len(batch)
         assert len(store.uris) <= consumed + small.window
     assert (small.window, consumed, len(store.uris)) == (6, 40, 40)
 
@@ -90,7 +92,7 @@ def test_pixels_ahead_are_bounded_though_nothing_is_known_of_them_before_they_ar
     image_bytes = 64 * 48 * 3
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg())
-    monkeypatch.setattr(loader, "SLAB_BYTES", 4 * image_bytes)
+    monkeypatch.setattr(loader, "BATCH_BYTES", 4 * image_bytes)
     lock, alive, most = threading.Lock(), 0, 0
 
     def counted(data: bytes, **rest: Any) -> DecodedImage:
@@ -102,23 +104,25 @@ def test_pixels_ahead_are_bounded_though_nothing_is_known_of_them_before_they_ar
 
     monkeypatch.setattr(loader, "decode", counted)
     seen = 0
-    for slab in opened(plan(fetches=16, decode_threads=2, slab_images=16)).slabs(outcomes_of([listing_of(path)] * 64)):
-        assert len(slab) == 4
-        seen += len(slab)
+    for batch in opened(plan(fetches=16, decode_threads=2, batch_images=16)).batches(
+        outcomes_of([listing_of(path)] * 64)
+    ):
+        assert len(batch) == 4
+        seen += len(batch)
         with lock:
-            alive -= len(slab)
+            alive -= len(batch)
     assert seen == 64
     assert most <= 2 * 4 + 2 + 4
 
 
 def test_an_image_larger_than_the_bound_still_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "SLAB_BYTES", 10)
-    slabs = list(opened(plan()).slabs(outcomes_of(picture_folder(tmp_path / "p", 20))))
-    assert [len(slab) for slab in slabs] == [1] * 20
+    monkeypatch.setattr(loader, "BATCH_BYTES", 10)
+    batches = list(opened(plan()).batches(outcomes_of(image_folder(tmp_path / "p", 20))))
+    assert [len(batch) for batch in batches] == [1] * 20
 
 
 def test_failures_of_each_stage_land_in_their_outcome_and_their_neighbours_come_through(tmp_path: Path) -> None:
-    listed = picture_folder(tmp_path / "p", 6)
+    listed = image_folder(tmp_path / "p", 6)
     (tmp_path / "p" / "0001.jpg").unlink()
     whole = (tmp_path / "p" / "0002.jpg").read_bytes()
     (tmp_path / "p" / "0002.jpg").write_bytes(whole[: len(whole) // 2])
@@ -126,8 +130,8 @@ def test_failures_of_each_stage_land_in_their_outcome_and_their_neighbours_come_
     listed[2], listed[3] = listing_of(tmp_path / "p" / "0002.jpg"), listing_of(tmp_path / "p" / "0003.jpg")
     listed[4] = ObjectInfo(uri="s3://b/x", problem="bad_name: the name is not UTF-8: really")
     outcomes = outcomes_of(listed)
-    (slab,) = opened(plan(slab_images=10)).slabs(outcomes)
-    assert [sight.outcome.ref.position for sight in slab] == [100, 105]
+    (batch,) = opened(plan(batch_images=10)).batches(outcomes)
+    assert [sight.outcome.ref.position for sight in batch] == [100, 105]
     failures = [outcome.failure for outcome in outcomes]
     assert [(f.stage, f.code) if f else None for f in failures] == [
         None,
@@ -144,11 +148,11 @@ def test_failures_of_each_stage_land_in_their_outcome_and_their_neighbours_come_
 
 
 def test_an_outcome_has_the_facts_of_the_bytes_that_were_read_not_of_those_listed(tmp_path: Path) -> None:
-    (listed,) = picture_folder(tmp_path / "p", 1)
+    (listed,) = image_folder(tmp_path / "p", 1)
     new = jpeg()
     Path(listed.uri).write_bytes(new)
     (outcome,) = outcomes = outcomes_of([listed])
-    list(opened(plan()).slabs(outcomes))
+    list(opened(plan()).batches(outcomes))
     now = listing_of(Path(listed.uri))
     assert (outcome.etag, outcome.size_bytes, outcome.last_modified) == (now.etag, len(new), now.last_modified)
     assert outcome.etag != listed.etag
@@ -157,28 +161,28 @@ def test_an_outcome_has_the_facts_of_the_bytes_that_were_read_not_of_those_liste
 
 
 def test_attempts_of_a_store_that_gave_up_are_counted(tmp_path: Path) -> None:
-    (listed,) = picture_folder(tmp_path / "p", 1)
+    (listed,) = image_folder(tmp_path / "p", 1)
 
     def denied(uri: str) -> None:
         raise StorageError(f"{uri}: access denied", code=Code.DENIED)
 
     (outcome,) = outcomes = outcomes_of([listed])
-    assert list(opened(plan(), Watched(denied)).slabs(outcomes)) == []
+    assert list(opened(plan(), Watched(denied)).batches(outcomes)) == []
     assert outcome.failure == Failure(
         stage=Stage.FETCH, code=Code.DENIED, message=f"{listed.uri}: access denied", attempts=1
     )
 
 
-def test_a_bundle_of_nothing_but_failures_gives_no_slab_and_an_empty_one_ends() -> None:
+def test_a_bundle_of_nothing_but_failures_gives_no_batch_and_an_empty_one_ends() -> None:
     outcomes = outcomes_of([ObjectInfo(uri=f"s3://b/{i}", problem="bad_name: no") for i in range(9)])
-    assert list(opened(plan()).slabs(outcomes)) == []
+    assert list(opened(plan()).batches(outcomes)) == []
     assert all(outcome.failure for outcome in outcomes)
-    assert list(opened(plan()).slabs([])) == []
+    assert list(opened(plan()).batches([])) == []
 
 
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Pictures 66 pixels wide keep the decoder until the test is over."""
+    """Images 66 pixels wide keep the decoder until the test is over."""
     release = threading.Event()
 
     def stuck_decode(data: bytes, **rest: Any) -> DecodedImage:
@@ -193,18 +197,18 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_a_stuck_decoder_is_noticed(tmp_path: Path, stuck: threading.Event) -> None:
-    outcomes = outcomes_of(picture_folder(tmp_path / "p", 6, side=65))
-    slabs = opened(plan(decode_timeout_s=0.1, slab_images=1)).slabs(outcomes)
-    assert [sight.outcome.ref.position for sight in next(slabs)] == [100]
+    outcomes = outcomes_of(image_folder(tmp_path / "p", 6, side=65))
+    batches = opened(plan(decode_timeout_s=0.1, batch_images=1)).batches(outcomes)
+    assert [sight.outcome.ref.position for sight in next(batches)] == [100]
     with pytest.raises(DecoderHung):
-        next(slabs)
+        next(batches)
 
 
 def test_another_bundles_stuck_image_is_not_blamed_on_this_one(tmp_path: Path, stuck: threading.Event) -> None:
     """One decoder, kept by bundle A: bundle B waits, and must not be the one that is done again with care."""
     both = opened(plan(decode_timeout_s=0.1, decode_threads=1))
-    a = both.slabs(outcomes_of(picture_folder(tmp_path / "a", 2, side=65)[1:]))
-    b = both.slabs(outcomes_of(picture_folder(tmp_path / "b", 1)))
+    a = both.batches(outcomes_of(image_folder(tmp_path / "a", 2, side=65)[1:]))
+    b = both.batches(outcomes_of(image_folder(tmp_path / "b", 1)))
     answers: list[object] = []
     waiting_for_b = threading.Thread(target=lambda: answers.append(next(b)))
     with pytest.raises(DecoderHung):
@@ -219,23 +223,23 @@ def test_another_bundles_stuck_image_is_not_blamed_on_this_one(tmp_path: Path, s
 
 def test_a_consumer_that_stops_early_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that wait for room ahead hold the threads that the next bundle needs."""
-    monkeypatch.setattr(loader, "SLAB_BYTES", 10)
-    listed = picture_folder(tmp_path / "p", 30)
+    monkeypatch.setattr(loader, "BATCH_BYTES", 10)
+    listed = image_folder(tmp_path / "p", 30)
     images = opened(plan(fetches=2))
-    early = images.slabs(outcomes_of(listed))
+    early = images.batches(outcomes_of(listed))
     next(early)
     early.close()  # type: ignore[attr-defined]
-    assert sum(len(slab) for slab in images.slabs(outcomes_of(listed))) == 30
+    assert sum(len(batch) for batch in images.batches(outcomes_of(listed))) == 30
 
 
 def test_two_bundles_share_threads_and_neither_loses_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "SLAB_BYTES", 20_000)
-    listed = picture_folder(tmp_path / "p", 60)
+    monkeypatch.setattr(loader, "BATCH_BYTES", 20_000)
+    listed = image_folder(tmp_path / "p", 60)
     images = opened(plan(fetches=3, decode_threads=1))
     counts: list[int] = []
 
     def consume() -> None:
-        counts.append(sum(len(slab) for slab in images.slabs(outcomes_of(listed))))
+        counts.append(sum(len(batch) for batch in images.batches(outcomes_of(listed))))
 
     threads = [threading.Thread(target=consume) for _ in range(2)]
     for thread in threads:
@@ -246,28 +250,28 @@ def test_two_bundles_share_threads_and_neither_loses_an_image(tmp_path: Path, mo
 
 
 def test_a_bundle_that_kills_is_opened_one_by_one_and_each_is_announced_before_it_is_touched(tmp_path: Path) -> None:
-    listed = picture_folder(tmp_path / "p", 4)
-    Path(listed[1].uri).write_bytes(b"no picture")
+    listed = image_folder(tmp_path / "p", 4)
+    Path(listed[1].uri).write_bytes(b"no image")
     outcomes = outcomes_of(listed)
     story: list[str] = []
     store = Watched(lambda uri: story.append(f"read {uri[-8:-4]}"))
     sights: list[LoadedImage] = []
-    for slab in opened(plan(), store).one_by_one(outcomes, announce=lambda position: story.append(f"at {position}")):
-        story.append("slab")
-        sights += slab
+    for batch in opened(plan(), store).one_by_one(outcomes, announce=lambda position: story.append(f"at {position}")):
+        story.append("batch")
+        sights += batch
     assert [sight.outcome.ref.position for sight in sights] == [100, 102, 103]
-    per_image = list(itertools.chain(*([f"at {100 + i}", f"read 000{i}", "slab"] for i in range(4))))
-    per_image.remove("slab")
+    per_image = list(itertools.chain(*([f"at {100 + i}", f"read 000{i}", "batch"] for i in range(4))))
+    per_image.remove("batch")
     assert sorted(story) == sorted(per_image)
-    assert story[:4] == ["at 100", "read 0000", "slab", "at 101"]
+    assert story[:4] == ["at 100", "read 0000", "batch", "at 101"]
     assert outcomes[1].failure is not None
     assert outcomes[1].failure.code is Code.UNSUPPORTED
 
 
 def test_times_are_summed_over_threads(tmp_path: Path) -> None:
-    listed = picture_folder(tmp_path / "p", 5)
+    listed = image_folder(tmp_path / "p", 5)
     images = opened(plan())
-    list(images.slabs(outcomes_of(listed)))
+    list(images.batches(outcomes_of(listed)))
     times = images.times()
     assert times.fetched_bytes == sum(image.size_bytes for image in listed)
     assert times.fetch_s > 0
@@ -279,8 +283,8 @@ def test_a_decode_error_keeps_the_size_of_what_was_read(tmp_path: Path, monkeypa
         raise DecodeError("broken", code=Code.CORRUPT)
 
     monkeypatch.setattr(loader, "decode", broken)
-    (listed,) = picture_folder(tmp_path / "p", 1)
+    (listed,) = image_folder(tmp_path / "p", 1)
     (outcome,) = outcomes = outcomes_of([listed])
-    assert list(opened(plan()).slabs(outcomes)) == []
+    assert list(opened(plan()).batches(outcomes)) == []
     assert (outcome.size_bytes, outcome.width, outcome.format) == (listed.size_bytes, 0, "")
     assert outcome.failure == Failure(stage=Stage.DECODE, code=Code.CORRUPT, message="broken")

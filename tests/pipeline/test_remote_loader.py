@@ -1,4 +1,4 @@
-"""Images opened by other processes: the same slabs and outcomes, whatever happens to the others."""
+"""Images opened by other processes: the same batches and outcomes, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from batchtag.pipeline.remote_loader import (
 from batchtag.runs import ray_decode_pool
 from batchtag.types import ImageResult
 from tests.pipeline.test_loader import opened, outcomes_of, plan
-from tests.support.samples import picture_folder
+from tests.support.samples import image_folder
 
 NUM_IMAGES = 4 * CHUNK_IMAGES + 5
-SLAB = 7
-WINDOW = plan(slab_images=SLAB).window
+BATCH = 7
+WINDOW = plan(batch_images=BATCH).window
 
 
 class Others:
     """Openers in threads; what goes to them and comes back is pickled, as between processes."""
 
     def __init__(self, before: Callable[[list[ImageResult]], None] = lambda chunk: None, *, slots: int = 4) -> None:
-        self.opener = ChunkOpener(opened(plan(slab_images=SLAB)))
+        self.opener = ChunkOpener(opened(plan(batch_images=BATCH)))
         self.chunks: list[list[int]] = []
         self._before = before
         self._slots = slots
@@ -67,37 +67,37 @@ class Others:
 
 
 def found(stream: RemoteLoader | ImageLoader, outcomes: list[ImageResult]) -> tuple[list[Any], list[ImageResult]]:
-    """The slabs as (position, pixels) and all outcomes."""
-    slabs = [
-        [(sight.outcome.ref.position, sight.image.pixels.tobytes()) for sight in slab]
-        for slab in stream.slabs(outcomes)
+    """The batches as (position, pixels) and all outcomes."""
+    batches = [
+        [(sight.outcome.ref.position, sight.image.pixels.tobytes()) for sight in batch]
+        for batch in stream.batches(outcomes)
     ]
-    return slabs, outcomes
+    return batches, outcomes
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> list[ImageResult]:
-    """Some pictures, one of them none."""
-    listed = picture_folder(tmp_path / "p", NUM_IMAGES)
-    Path(listed[40].uri).write_bytes(b"<html>no picture</html>")
+    """Some images, one of them none."""
+    listed = image_folder(tmp_path / "p", NUM_IMAGES)
+    Path(listed[40].uri).write_bytes(b"<html>no image</html>")
     return outcomes_of(listed)
 
 
 @pytest.fixture
 def expected(folder: list[ImageResult]) -> tuple[list[Any], list[ImageResult]]:
     copies = pickle.loads(pickle.dumps(folder))
-    return found(opened(plan(slab_images=SLAB)), copies)
+    return found(opened(plan(batch_images=BATCH)), copies)
 
 
 def here(**changes: Any) -> ImageLoader:
-    return opened(plan(slab_images=SLAB, **changes))
+    return opened(plan(batch_images=BATCH, **changes))
 
 
 def through(others: Others) -> RemoteLoader:
-    return RemoteLoader(plan(slab_images=SLAB), others, here=here())
+    return RemoteLoader(plan(batch_images=BATCH), others, here=here())
 
 
-def test_others_give_the_slabs_and_outcomes_that_this_process_gives(
+def test_others_give_the_batches_and_outcomes_that_this_process_gives(
     folder: list[ImageResult], expected: tuple[list[Any], list[ImageResult]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_loader, "IMPATIENCE_S", 30.0)
@@ -147,9 +147,9 @@ def test_what_nobody_can_take_is_opened_here_a_window_at_a_time(
 
 
 def test_images_whose_size_is_not_known_yet_go_to_nobody(folder: list[ImageResult]) -> None:
-    """The first two windows are no pictures, so nothing tells how many of them a chunk could hold."""
+    """The first two windows are no images, so nothing tells how many of them a chunk could hold."""
     for outcome in folder[: 2 * WINDOW]:
-        Path(outcome.ref.uri).write_bytes(b"<html>no picture</html>")
+        Path(outcome.ref.uri).write_bytes(b"<html>no image</html>")
     others = Others()
     found(through(others), folder)
     assert others.chunks[0][0] == folder[3 * WINDOW].ref.position
@@ -201,16 +201,16 @@ def test_no_more_chunks_are_out_than_others_can_have_in_hand_and_two(
 ) -> None:
     monkeypatch.setattr(remote_loader, "CHUNK_IMAGES", 8)
     others = Others(slots=1)
-    slabs = through(others).slabs(folder)
-    for _ in range(WINDOW // SLAB + 1):  # the last begins with what is opened here, and ends with what they opened
-        next(slabs)
+    batches = through(others).batches(folder)
+    for _ in range(WINDOW // BATCH + 1):  # the last begins with what is opened here, and ends with what they opened
+        next(batches)
     assert len(others.chunks) == 1 + 2
-    slabs.close()  # type: ignore[attr-defined]
+    batches.close()  # type: ignore[attr-defined]
 
 
 def test_an_image_that_keeps_the_decoder_of_an_opener_is_told(folder: list[ImageResult]) -> None:
     class Stuck(ImageLoader):
-        def slabs(self, outcomes: Any) -> Any:
+        def batches(self, outcomes: Any) -> Any:
             raise DecoderHung
 
     with pytest.raises(DecoderHung):

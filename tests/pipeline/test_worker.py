@@ -30,40 +30,40 @@ from batchtag.pipeline.worker import Worker, WorkPlan, _Device
 from batchtag.storage.base import Blob
 from batchtag.storage.local import LocalStore
 from batchtag.types import ImageResult, Prediction
-from tests.support.samples import freeze, picture_folder
+from tests.support.samples import freeze, image_folder
 
 SPEC = ConstantSpec(task="detect", tag="thing")
 STORE = LocalStore()
 
 
 class Run:
-    """A folder of pictures, an index of it, a lease, and workers when asked for."""
+    """A folder of images, an index of it, a lease, and workers when asked for."""
 
     def __init__(self, folder: Path, *, num_images: int = 10, size: int = 5) -> None:
         self.layout = Layout(str(folder / "out"))
-        self.listed = picture_folder(folder / "pictures", num_images)
+        self.listed = image_folder(folder / "images", num_images)
         self.bundles = freeze(self.listed, store=STORE, layout=self.layout, size=size)
         self.monitor = Supervisor()
         self.lease = Lease(self.layout.lease, store=STORE, run_id="r-1")
 
-    def worker(self, *, slab_images: int = 4, monitor: Any = None) -> Worker:
-        return Worker(self.plan(slab_images=slab_images), monitor or self.monitor)
+    def worker(self, *, batch_images: int = 4, monitor: Any = None) -> Worker:
+        return Worker(self.plan(batch_images=batch_images), monitor or self.monitor)
 
-    def plan(self, *, slab_images: int = 4) -> WorkPlan:
-        card = models.prepare(SPEC)
+    def plan(self, *, batch_images: int = 4) -> WorkPlan:
+        info = models.prepare(SPEC)
         stream = LoadPlan(
             rules=DecodeRules(),
-            needs=(card.need,),
+            input_resolutions=(info.input_resolution,),
             decode_timeout_s=30.0,
             fetches=4,
             decode_threads=2,
-            slab_images=slab_images,
+            batch_images=batch_images,
         )
         return WorkPlan(
             run_id="r-1",
             out=self.layout.out,
             models=(SPEC,),
-            cards=(card,),
+            infos=(info,),
             stream=stream,
             runtime=models.Runtime(),
         )
@@ -104,14 +104,14 @@ def test_a_bundle_that_is_committed_is_not_done_again(run: Run) -> None:
     assert Path(run.layout.part("images", bundle.id)).stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("slab_images", [1, 3, 64])
-def test_rows_do_not_depend_on_the_size_of_a_slab_or_on_care(run: Run, slab_images: int) -> None:
-    Path(run.listed[2].uri).write_bytes(b"no picture")
+@pytest.mark.parametrize("batch_images", [1, 3, 64])
+def test_rows_do_not_depend_on_the_size_of_a_batch_or_on_care(run: Run, batch_images: int) -> None:
+    Path(run.listed[2].uri).write_bytes(b"no image")
     bundle, careful = run.bundles
-    run.worker(slab_images=4).tag(bundle)
+    run.worker(batch_images=4).tag(bundle)
     expected = comparable(run, bundle)
     Path(run.layout.part("images", bundle.id)).unlink()
-    run.worker(slab_images=slab_images).tag(bundle)
+    run.worker(batch_images=batch_images).tag(bundle)
     assert comparable(run, bundle) == expected
     Path(run.layout.part("images", bundle.id)).unlink()
     run.monitor.needs_care(bundle.id)
@@ -138,18 +138,18 @@ def test_images_that_killed_twice_are_given_up_and_their_neighbours_are_tagged(r
     assert (error["uri"], error["stage"], error["attempts"]) == (run.listed[3].uri, "predict", 2)
 
 
-def test_a_picture_that_kills_the_decoder_is_crashed_in_a_careful_bundle(
+def test_a_image_that_kills_the_decoder_is_crashed_in_a_careful_bundle(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child that decodes is really killed, when it is given the picture with that colour."""
+    """The child that decodes is really killed, when it is given the image with that colour."""
     from batchtag.decoding import subprocess_decoder
 
     poison = Path(run.listed[2].uri).read_bytes()
     send = subprocess_decoder._send
 
     def deadly(pipe: Any, message: Any) -> None:
-        data, rules, needs = message
-        send(pipe, (data, _Exit() if data == poison else rules, needs))
+        data, rules, input_resolutions = message
+        send(pipe, (data, _Exit() if data == poison else rules, input_resolutions))
 
     monkeypatch.setattr(subprocess_decoder, "_send", deadly)
     bundle = run.bundles[0]
@@ -214,11 +214,11 @@ def test_a_careful_bundle_is_alone_with_its_images(tmp_path: Path, monkeypatch: 
     together: list[set[int]] = []
     original = look
 
-    def watched(slab: Any, loaded: Any, **others: Any) -> None:
-        bundle = slab[0].outcome.ref.position // 10
+    def watched(batch: Any, loaded: Any, **others: Any) -> None:
+        bundle = batch[0].outcome.ref.position // 10
         now.add(bundle)
         together.append(set(now))
-        original(slab, loaded, **others)
+        original(batch, loaded, **others)
 
     class Leaving(Supervisor):
         def done(self, bundle: str) -> None:
@@ -228,7 +228,7 @@ def test_a_careful_bundle_is_alone_with_its_images(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(worker, "look", watched)
     run.monitor = Leaving()
     run.monitor.needs_care(run.bundles[2].id)
-    assert len(in_threads(run.worker(slab_images=2).tag, run.bundles)) == 4
+    assert len(in_threads(run.worker(batch_images=2).tag, run.bundles)) == 4
     assert {2} in together
     assert [others for others in together if 2 in others and len(others) > 1] == []
     run.lease.release()
@@ -263,14 +263,14 @@ def test_a_worker_whose_device_is_lost_ends_before_another_bundle_gets_it(
         raise Ended
 
     class Broken:
-        card = models.prepare(SPEC)
+        info = models.prepare(SPEC)
 
         def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
             raise RuntimeError("CUDA error: an illegal memory access")
 
     monkeypatch.setattr(Worker, "_die", die)
     one = run.worker()
-    one._models = [(Broken.card, Broken())]
+    one._models = [(Broken.info, Broken())]
     with pytest.raises(Ended):
         one.tag(run.bundles[0])
     assert ends == [(False, "the device is lost: CUDA error: an illegal memory access")]
@@ -318,13 +318,13 @@ def test_a_worker_of_a_run_that_was_declared_dead_commits_nothing(run: Run) -> N
 
 def test_a_model_that_is_another_one_here_is_refused(run: Run) -> None:
     plan = run.plan()
-    other = dataclasses.replace(plan.cards[0], digest="ffffffffffff")
+    other = dataclasses.replace(plan.infos[0], digest="ffffffffffff")
     with pytest.raises(ModelError, match=r"has digest \w+ on this worker and ffffffffffff where the run began"):
-        Worker(dataclasses.replace(plan, cards=(other,)), run.monitor)
+        Worker(dataclasses.replace(plan, infos=(other,)), run.monitor)
 
 
 def test_figures_count_every_image_once(run: Run) -> None:
-    Path(run.listed[4].uri).write_bytes(b"no picture")
+    Path(run.listed[4].uri).write_bytes(b"no image")
     one = run.worker()
     for bundle in run.bundles:
         one.tag(bundle)
@@ -340,16 +340,16 @@ def test_images_that_are_opened_and_wait_for_the_device_are_counted_until_it_has
 ) -> None:
     run = Run(tmp_path, num_images=10, size=10)
     run.lease.acquire()
-    Path(run.listed[8].uri).write_bytes(b"no picture")
+    Path(run.listed[8].uri).write_bytes(b"no image")
     monkeypatch.setattr(worker, "BEAT_S", 1e6)  # or a beat of before could come after the one that is asked for
-    one = run.worker(slab_images=4)
+    one = run.worker(batch_images=4)
     waiting: list[int] = []
 
     def told() -> int:
         one.beat()
         return run.monitor.snapshot()[one.name].num_waiting
 
-    def watched(slab: Any, loaded: Any, *, hold: Hold) -> None:
+    def watched(batch: Any, loaded: Any, *, hold: Hold) -> None:
         @contextmanager
         def on_the_device() -> Iterator[None]:
             with hold():
@@ -357,7 +357,7 @@ def test_images_that_are_opened_and_wait_for_the_device_are_counted_until_it_has
                 waiting.append(told())
                 yield
 
-        look(slab, loaded, hold=on_the_device)
+        look(batch, loaded, hold=on_the_device)
 
     monkeypatch.setattr(worker, "look", watched)
     one.tag(run.bundles[0])
@@ -366,10 +366,10 @@ def test_images_that_are_opened_and_wait_for_the_device_are_counted_until_it_has
     run.lease.release()
 
 
-def test_seconds_in_which_two_slabs_are_looked_at_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_in_which_two_batches_are_looked_at_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("batchtag.pipeline.worker.time.monotonic", lambda: now)
-    device = _Device(slabs=2)
+    device = _Device(batches=2)
     with device.taken():
         now = 1.0
         with device.taken():
@@ -382,22 +382,22 @@ def test_seconds_in_which_two_slabs_are_looked_at_count_once(monkeypatch: pytest
         assert device.busy_s() == 6.0
 
 
-@pytest.mark.parametrize(("threads", "slabs"), [(1, 1), (2, 2)])
-def test_a_worker_looks_at_two_slabs_where_pictures_are_looked_at_side_by_side(
-    threads: int, slabs: int, tmp_path: Path
+@pytest.mark.parametrize(("threads", "batches"), [(1, 1), (2, 2)])
+def test_a_worker_looks_at_two_batches_where_images_are_looked_at_side_by_side(
+    threads: int, batches: int, tmp_path: Path
 ) -> None:
     run = Run(tmp_path)
     run.lease.acquire()
     plan = dataclasses.replace(run.plan(), runtime=models.Runtime(threads=threads))
     one = Worker(plan, run.monitor)
     taken = [one._device._free.acquire(blocking=False) for _ in range(3)]
-    assert taken.count(True) == slabs
+    assert taken.count(True) == batches
     run.lease.release()
 
 
-@pytest.mark.parametrize("slabs", [1, 2])
-def test_no_more_slabs_are_looked_at_at_a_time_than_there_is_room_for(slabs: int) -> None:
-    device, inside = _Device(slabs=slabs), threading.Barrier(slabs + 1)
+@pytest.mark.parametrize("batches", [1, 2])
+def test_no_more_batches_are_looked_at_at_a_time_than_there_is_room_for(batches: int) -> None:
+    device, inside = _Device(batches=batches), threading.Barrier(batches + 1)
     leave = threading.Event()
 
     def look_at_one() -> None:
@@ -405,7 +405,7 @@ def test_no_more_slabs_are_looked_at_at_a_time_than_there_is_room_for(slabs: int
             inside.wait(timeout=30)
             leave.wait(timeout=30)
 
-    threads = [threading.Thread(target=look_at_one) for _ in range(slabs)]
+    threads = [threading.Thread(target=look_at_one) for _ in range(batches)]
     for thread in threads:
         thread.start()
     inside.wait(timeout=30)
@@ -416,7 +416,7 @@ def test_no_more_slabs_are_looked_at_at_a_time_than_there_is_room_for(slabs: int
     assert device._free.acquire(blocking=False)
 
 
-_DIES_OF_A_STUCK_PICTURE = """
+_DIES_OF_A_STUCK_IMAGE = """
 import sys, threading
 from pathlib import Path
 from batchtag import stream
@@ -443,7 +443,7 @@ Worker(plan, Told()).tag(run.bundles[1])
 
 
 def test_a_worker_with_a_stuck_decoder_asks_for_care_and_ends_itself(tmp_path: Path) -> None:
-    script = [sys.executable, "-c", _DIES_OF_A_STUCK_PICTURE, str(tmp_path)]
+    script = [sys.executable, "-c", _DIES_OF_A_STUCK_IMAGE, str(tmp_path)]
     ended = subprocess.run(
         script, capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2]
     )

@@ -20,7 +20,7 @@ from batchtag.output.writer import PartWriter
 from batchtag.runs import driver
 from batchtag.runs.driver import run_job
 from batchtag.storage.local import LocalStore
-from tests.support.samples import NOON, commit, freeze, picture_folder, tagged
+from tests.support.samples import NOON, commit, freeze, image_folder, tagged
 
 
 class NoRay:
@@ -67,7 +67,7 @@ class Out:
     def __init__(self, folder: Path, *, num_committed: int = 3) -> None:
         self.layout = Layout(str(folder / "out"))
         self.store = Watched(self.layout)
-        listed = picture_folder(folder / "in", 10)
+        listed = image_folder(folder / "in", 10)
         self.bundles = freeze(listed, store=LocalStore(), layout=self.layout, size=2)
         for bundle in self.bundles[:num_committed]:
             self.write(bundle)

@@ -16,7 +16,7 @@ from batchtag.runs.placement import (
     decode_workers_per_worker,
     place,
 )
-from tests.support.samples import card
+from tests.support.samples import info
 
 AUTO = ComputeSpec()
 
@@ -105,12 +105,12 @@ def test_the_device_is_the_best_there_is_unless_the_job_says_otherwise() -> None
     [(100_000, 0.2, 2), (1000, 0.2, 1), (100_000, 4.0, 1), (90, 4.0, 1), (10_000, 0.0, 2), (2000, 0.0, 1)],
 )
 def test_light_models_in_long_jobs_get_small_workers_on_cpus(num_images: int, gflops: float, workers: int) -> None:
-    two_cores = place(AUTO, CLUSTERS["two cores"], num_images=num_images, cards=[card(gflops=gflops)])
+    two_cores = place(AUTO, CLUSTERS["two cores"], num_images=num_images, infos=[info(gflops=gflops)])
     assert (two_cores.actors, two_cores.compute_threads) == (workers, 2 // workers)
 
 
 def test_heavy_models_get_workers_of_eight_cores() -> None:
-    placement = place(AUTO, CLUSTERS["sixty-four cores"], cards=[card(gflops=100.0)])
+    placement = place(AUTO, CLUSTERS["sixty-four cores"], infos=[info(gflops=100.0)])
     assert (placement.actors, placement.cpus_per_actor, placement.compute_threads) == (8, 7.8, 8)
 
 
@@ -190,7 +190,7 @@ def test_what_the_job_asks_for_is_obeyed() -> None:
     asked = ComputeSpec(actors=3, cpus_per_actor=2, batch_size=5, decode_threads=7)
     placement = place(asked, [node(16)])
     assert (placement.actors, placement.cpus_per_actor) == (3, 2)
-    assert (placement.slab_images, placement.decode_threads) == (5, 7)
+    assert (placement.batch_images, placement.decode_threads) == (5, 7)
     assert place(ComputeSpec(actors=2), [node(64, 8)]).actors == 2
     assert place(ComputeSpec(cpus_per_actor=4), [node(16)]).actors == 3
 
@@ -234,7 +234,7 @@ def test_a_refusal_says_what_would_fit_and_that_does(asked: ComputeSpec, machine
         place(asked.model_copy(update={"actors": int(actors), "cpus_per_actor": float(cpus)}), machines)
 
 
-HEAVY = [card(gflops=280.0)]
+HEAVY = [info(gflops=280.0)]
 """20 ms of a GPU, of the order of."""
 
 
@@ -253,23 +253,23 @@ HEAVY = [card(gflops=280.0)]
 def test_no_more_machines_are_asked_for_than_have_some_minutes_of_work(
     there: list[Machine], to_come: list[Machine], num_images: int, workers: int, told: str
 ) -> None:
-    placement = place(AUTO, there, to_come=to_come, num_images=num_images, cards=HEAVY)
+    placement = place(AUTO, there, to_come=to_come, num_images=num_images, infos=HEAVY)
     assert placement.actors == workers
     assert f"; {told}" in placement.reason
 
 
 @pytest.mark.parametrize(("num_images", "nodes"), [(100, 1), (400, 2), (10_000, 4)])
 def test_on_cpus_too_no_more_machines_are_asked_for(num_images: int, nodes: int) -> None:
-    placement = place(AUTO, [node(0)], to_come=[node(16)] * 4, num_images=num_images, cards=HEAVY)
+    placement = place(AUTO, [node(0)], to_come=[node(16)] * 4, num_images=num_images, infos=HEAVY)
     assert placement.actors == 2 * nodes
     assert f"; 1 of {1 + nodes} nodes are there" in placement.reason
 
 
 def test_where_the_work_is_unknown_or_the_job_says_how_many_all_machines_may_come() -> None:
     nodes = [node(8, 1)] * 16
-    unknown = [*HEAVY, card(gflops=0.0)]
-    assert place(AUTO, [node(0)], to_come=nodes, num_images=300, cards=unknown).actors == 16
-    assert place(ComputeSpec(actors=12), [node(0)], to_come=nodes, num_images=300, cards=HEAVY).actors == 12
+    unknown = [*HEAVY, info(gflops=0.0)]
+    assert place(AUTO, [node(0)], to_come=nodes, num_images=300, infos=unknown).actors == 16
+    assert place(ComputeSpec(actors=12), [node(0)], to_come=nodes, num_images=300, infos=HEAVY).actors == 12
 
 
 @pytest.mark.parametrize(
@@ -282,22 +282,22 @@ def test_where_the_work_is_unknown_or_the_job_says_how_many_all_machines_may_com
 def test_a_job_that_fits_only_on_more_machines_is_not_refused(
     asked: ComputeSpec, to_come: list[Machine], nodes: int
 ) -> None:
-    placement = place(asked, [node(0)], to_come=to_come, num_images=10, cards=HEAVY)
+    placement = place(asked, [node(0)], to_come=to_come, num_images=10, infos=HEAVY)
     assert placement.actors == 1
     assert f"; 1 of {nodes} nodes are there" in placement.reason
 
 
 def test_bundles_are_not_made_small_for_machines_that_are_not_asked_for() -> None:
     nodes = [node(8, 1)] * 16
-    assert bundle_size(300, compute=AUTO, cards=HEAVY, machines=[node(0)], to_come=nodes) == 300 // 8
-    assert bundle_size(10_000, compute=AUTO, cards=HEAVY, machines=[node(0)], to_come=nodes) == 10_000 // 8
+    assert bundle_size(300, compute=AUTO, infos=HEAVY, machines=[node(0)], to_come=nodes) == 300 // 8
+    assert bundle_size(10_000, compute=AUTO, infos=HEAVY, machines=[node(0)], to_come=nodes) == 10_000 // 8
 
 
 def test_the_reason_says_the_numbers_to_a_person() -> None:
     on_torch = ComputeSpec(engine="torch")
     assert (
         place(on_torch, [node(2)]).reason
-        == "2 workers on cpu (torch), 0.5 of 2 CPUs each, 1 decode threads, slabs of 16"
+        == "2 workers on cpu (torch), 0.5 of 2 CPUs each, 1 decode threads, batches of 16"
     )
     assert place(AUTO, [node(64, 8)]).reason.startswith("8 workers on cuda (torch), 1 of 64 CPUs each")
 
@@ -306,16 +306,16 @@ def test_the_reason_says_the_numbers_to_a_person() -> None:
 @pytest.mark.parametrize("gflops", [0.0, 5.0, 280.0, 100_000.0])
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_bundle_is_neither_tiny_nor_huge(name: str, gflops: float, num_images: int) -> None:
-    size = bundle_size(num_images, compute=AUTO, cards=[card(gflops=gflops)], machines=CLUSTERS[name])
+    size = bundle_size(num_images, compute=AUTO, infos=[info(gflops=gflops)], machines=CLUSTERS[name])
     assert MIN_BUNDLE <= size <= MAX_BUNDLE
 
 
 def test_heavier_models_more_workers_and_crops_make_smaller_bundles() -> None:
     def size(gflops: float, *, machines: Sequence[Machine] = CLUSTERS["sixteen cores"], crops_of: str = "") -> int:
-        cards = [card(gflops=gflops, crops_of=crops_of)]
-        return bundle_size(100_000, compute=AUTO, cards=cards, machines=machines)
+        infos = [info(gflops=gflops, crops_of=crops_of)]
+        return bundle_size(100_000, compute=AUTO, infos=infos, machines=machines)
 
     assert size(4.0) > size(20.0) > size(5000.0) == MIN_BUNDLE
     assert size(4.0) > size(4.0, crops_of="things")
     assert size(0.0, machines=CLUSTERS["eight gpus"]) == 100_000 // 64
-    assert bundle_size(9, compute=ComputeSpec(bundle_size=3), cards=[], machines=[node(2)]) == 3
+    assert bundle_size(9, compute=ComputeSpec(bundle_size=3), infos=[], machines=[node(2)]) == 3

@@ -54,7 +54,7 @@ def test_a_source_where_the_run_writes_is_refused(folder: str) -> None:
         ("/b/photos", "s3://b/photos/tags"),
     ],
 )
-def test_neighbours_and_pictures_below_out_are_fine(source: str, out: str) -> None:
+def test_neighbours_and_images_below_out_are_fine(source: str, out: str) -> None:
     check_places(job(source, out))
 
 

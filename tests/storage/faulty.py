@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-BODY = b"the bytes of a picture" * 1000
+BODY = b"the bytes of an image" * 1000
 
 Answer = Callable[["_Handler"], None]
 

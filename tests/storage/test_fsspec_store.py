@@ -68,7 +68,7 @@ class TestHttp:
         fsspec.get_filesystem_class("http")
         return open_store("http://127.0.0.1")
 
-    def test_a_picture_is_read_by_its_url(self, web: Store) -> None:
+    def test_a_image_is_read_by_its_url(self, web: Store) -> None:
         with FaultyS3().running() as server:
             assert web.read(f"{server.url}/a%20b.jpg?size=full").data == BODY
             assert server.requests == ["GET /a%20b.jpg?size=full HTTP/1.1"]

@@ -56,7 +56,7 @@ def test_urls_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None
 
 
 def test_a_short_value_is_not_taken_for_a_secret() -> None:
-    assert scrub("a.jpg is no picture", {"key": "no", "secret": ""}) == "a.jpg is no picture"
+    assert scrub("a.jpg is no image", {"key": "no", "secret": ""}) == "a.jpg is no image"
 
 
 def test_a_scrubbed_error_keeps_its_kind_and_its_facts() -> None:

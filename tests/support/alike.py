@@ -1,4 +1,4 @@
-"""Whether two detectors say the same of a picture."""
+"""Whether two detectors say the same of an image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Odd images, made when a test asks for them: nothing is stored. Each function gives the bytes of one file.
 
-The picture behind most of them is `corners`: red, green, blue and white quarters, so that a test can say where the
-picture's top left has gone.
+The image behind most of them is `corners`: red, green, blue and white quarters, so that a test can say where the
+image's top left has gone.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def png_text_bomb() -> bytes:
 
 
 def bombs(width: int, height: int) -> dict[str, bytes]:
-    """By format, a small file whose header claims a picture of that size (sides below 16,384)."""
+    """By format, a small file whose header claims an image of that size (sides below 16,384)."""
     tiff = encoded(corners(), "TIFF")
     for tag, side in ((256, width), (257, height)):
         at = tiff.index(struct.pack("<H", tag), struct.unpack_from("<I", tiff, 4)[0])
@@ -162,7 +162,7 @@ def in_many_formats() -> dict[str, bytes]:
 
 
 def in_rare_formats() -> dict[str, bytes]:
-    """A 16 x 16 picture whose upper half is darker than its lower, in formats that few write any more."""
+    """A 16 x 16 image whose upper half is darker than its lower, in formats that few write any more."""
     rgb = Image.new("RGB", (16, 16), WHITE)
     rgb.paste((0, 0, 0), (0, 0, 16, 8))
     icon = encoded(rgb, "ICO", sizes=[(16, 16)], bitmap_format="bmp")
@@ -182,8 +182,8 @@ def in_rare_formats() -> dict[str, bytes]:
 def _fits(grey: np.ndarray) -> bytes:
     """`grey` is stored as FITS has it, the bottom row first."""
     height, width = grey.shape
-    cards = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", f"NAXIS1  = {width}", f"NAXIS2  = {height}", "END"]
-    return "".join(card.ljust(80) for card in cards).ljust(2880).encode() + grey.tobytes()
+    infos = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", f"NAXIS1  = {width}", f"NAXIS2  = {height}", "END"]
+    return "".join(info.ljust(80) for info in infos).ljust(2880).encode() + grey.tobytes()
 
 
 def animated(format: str) -> bytes:
@@ -194,7 +194,7 @@ def animated(format: str) -> bytes:
 
 
 def odd_modes() -> dict[str, bytes]:
-    """Pictures whose file holds no 8-bit RGB."""
+    """Images whose file holds no 8-bit RGB."""
     rgb = gradient(96, 64)
     grey16 = (np.arange(96 * 64, dtype=np.uint32).reshape(64, 96) * 10).astype(np.uint16)
     alpha = rgb.copy()

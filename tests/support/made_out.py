@@ -35,10 +35,12 @@ from batchtag.types import (
 
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
 BUNDLE = 4
-NEED = InputResolution(mode="full")
-DETECTOR = ModelInfo(name="det", kind="object", digest="0" * 12, labels=("", "bottle"), need=NEED)
-CROPS = ModelInfo(name="brand", kind="class", digest="1" * 12, labels=("fizz", "flat"), need=NEED, crops_of="det")
-WHOLE = ModelInfo(name="scene", kind="class", digest="2" * 12, labels=("shop", "home"), need=NEED)
+RESOLUTION = InputResolution(mode="full")
+DETECTOR = ModelInfo(name="det", kind="object", digest="0" * 12, labels=("", "bottle"), input_resolution=RESOLUTION)
+CROPS = ModelInfo(
+    name="brand", kind="class", digest="1" * 12, labels=("fizz", "flat"), input_resolution=RESOLUTION, crops_of="det"
+)
+WHOLE = ModelInfo(name="scene", kind="class", digest="2" * 12, labels=("shop", "home"), input_resolution=RESOLUTION)
 
 
 def outcome_of(ref: ImageRef) -> ImageResult:
@@ -50,9 +52,9 @@ def outcome_of(ref: ImageRef) -> ImageResult:
     outcome.width, outcome.height, outcome.format, outcome.orientation = 640, 480, "jpeg", 1
     boxes = np.array([[0, 0, 640, 480], [1, 2, 3, 4]], np.float32)
     outcome.findings = [
-        ImagePrediction(card=DETECTOR, prediction=_prediction([0.9, 0.2], [1, 1], boxes)),
-        ImagePrediction(card=CROPS, prediction=_prediction([0.8], [0]), parent=f"{DETECTOR.id}#1"),
-        ImagePrediction(card=WHOLE, prediction=_prediction([0.7, 0.3], [1, 0])),
+        ImagePrediction(info=DETECTOR, prediction=_prediction([0.9, 0.2], [1, 1], boxes)),
+        ImagePrediction(info=CROPS, prediction=_prediction([0.8], [0]), parent=f"{DETECTOR.id}#1"),
+        ImagePrediction(info=WHOLE, prediction=_prediction([0.7, 0.3], [1, 0])),
     ]
     return outcome
 

@@ -1,4 +1,4 @@
-"""Records for tests: cards, refs, outcomes, commits, a folder of small real pictures. What is not said is no matter."""
+"""Records for tests: cards, refs, outcomes, commits, a folder of small real images. What is not said is no matter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.images import jpeg
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def card(
+def info(
     name: str = "scene",
     kind: Literal["object", "class"] = "class",
     *,
@@ -44,7 +44,7 @@ def card(
         kind=kind,
         digest="0123456789ab",
         labels=labels,
-        need=InputResolution(mode="full"),
+        input_resolution=InputResolution(mode="full"),
         gflops=gflops,
         crops_of=crops_of,
         crops_min_score=crops_min_score,
@@ -92,13 +92,13 @@ def commit(first: int = 0, num_images: int = 2, **sums: Any) -> Commit:
 
 
 def decoded(width: int = 8, height: int = 6, *, shown: tuple[int, int] | None = None) -> DecodedImage:
-    """A black picture; `shown` is its own size where it was decoded at a smaller one."""
+    """A black image; `shown` is its own size where it was decoded at a smaller one."""
     wide, high = shown or (width, height)
     pixels = np.zeros((height, width, 3), np.uint8)
     return DecodedImage(pixels=pixels, width=wide, height=high, format="jpeg", orientation=1)
 
 
-def picture_folder(folder: Path, num_images: int, *, side: int = 32) -> list[ObjectInfo]:
+def image_folder(folder: Path, num_images: int, *, side: int = 32) -> list[ObjectInfo]:
     """Small JPEGs, each of its own colour, and what a listing says of them."""
     folder.mkdir(parents=True)
     listed = []

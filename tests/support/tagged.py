@@ -23,7 +23,7 @@ Class = tuple[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One picture of the run: its size, and by model what was said of it, best first; or why it failed."""
+    """One image of the run: its size, and by model what was said of it, best first; or why it failed."""
 
     size: tuple[int, int] = (64, 48)
     content: bytes = b""
@@ -34,7 +34,7 @@ class Seen:
     failure: Failure | None = None
 
 
-def tagged_out(out: str, seen: Mapping[str, Seen], cards: Sequence[ModelInfo]) -> str:
+def tagged_out(out: str, seen: Mapping[str, Seen], infos: Sequence[ModelInfo]) -> str:
     """Write the tables and the job; gives `out`. A card of crops is called "crops"."""
     store, layout = open_store(out), Layout(out)
     listing = [ObjectInfo(uri=uri, etag="e", size_bytes=9) for uri in seen]
@@ -42,20 +42,20 @@ def tagged_out(out: str, seen: Mapping[str, Seen], cards: Sequence[ModelInfo]) -
     index = read_index(store=store, layout=layout)
     assert index is not None
     writer = PartWriter(store=store, layout=layout, run_id="r1", may_write=lambda: None)
-    by_name = {card.name: card for card in cards}
+    by_name = {info.name: info for info in infos}
     for bundle in index.bundles():
         refs = read_bundle(bundle, store=store, layout=layout)
         writer.write(bundle, [_outcome(ref, seen[ref.uri], by_name) for ref in refs], tagged_at=NOON)
-    store.write(layout.job, json.dumps({"version": 1, "models": [_described(card) for card in cards]}).encode())
+    store.write(layout.job, json.dumps({"version": 1, "models": [_described(info) for info in infos]}).encode())
     return out
 
 
-def _described(card: ModelInfo) -> dict[str, object]:
-    on = {"crops_of": card.crops_of, "min_score": 0.5} if card.crops_of else "image"
-    return {"id": card.id, "kind": card.kind, "spec": {"on": on, "score_floor": 0.05, "max_tags": 0}}
+def _described(info: ModelInfo) -> dict[str, object]:
+    on = {"crops_of": info.crops_of, "min_score": 0.5} if info.crops_of else "image"
+    return {"id": info.id, "kind": info.kind, "spec": {"on": on, "score_floor": 0.05, "max_tags": 0}}
 
 
-def _outcome(ref: ImageRef, seen: Seen, cards: Mapping[str, ModelInfo]) -> ImageResult:
+def _outcome(ref: ImageRef, seen: Seen, infos: Mapping[str, ModelInfo]) -> ImageResult:
     outcome = ImageResult.of(ref)
     if seen.failure is not None:
         outcome.failure = seen.failure
@@ -65,18 +65,18 @@ def _outcome(ref: ImageRef, seen: Seen, cards: Mapping[str, ModelInfo]) -> Image
     outcome.content_hash = hashlib.sha256(seen.content or ref.uri.encode()).hexdigest()
     for name, boxes in (seen.boxes or {}).items():
         outcome.findings.append(
-            _finding(cards[name], [(tag, score) for tag, score, _ in boxes], [b for *_, b in boxes])
+            _finding(infos[name], [(tag, score) for tag, score, _ in boxes], [b for *_, b in boxes])
         )
     for name, classes in (seen.classes or {}).items():
-        outcome.findings.append(_finding(cards[name], classes))
+        outcome.findings.append(_finding(infos[name], classes))
     if seen.of_crops:
-        card = cards["crops"]
-        outcome.findings.append(_finding(card, seen.of_crops, parent=f"{cards[card.crops_of].id}#1"))
+        info = infos["crops"]
+        outcome.findings.append(_finding(info, seen.of_crops, parent=f"{infos[info.crops_of].id}#1"))
     return outcome
 
 
 def _finding(
-    card: ModelInfo,
+    info: ModelInfo,
     said: Sequence[Class],
     boxes: Sequence[tuple[float, float, float, float]] = (),
     *,
@@ -84,7 +84,7 @@ def _finding(
 ) -> ImagePrediction:
     prediction = Prediction(
         scores=np.array([score for _, score in said], np.float32),
-        label_ids=np.array([card.labels.index(tag) for tag, _ in said], np.int32),
+        label_ids=np.array([info.labels.index(tag) for tag, _ in said], np.int32),
         boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
     )
-    return ImagePrediction(card=card, prediction=prediction, parent=parent)
+    return ImagePrediction(info=info, prediction=prediction, parent=parent)

@@ -1,4 +1,4 @@
-"""Small labelled pictures, and trainings of seconds on them: red and blue boxes to find, colours to tell apart."""
+"""Small labelled images, and trainings of seconds on them: red and blue boxes to find, colours to tell apart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDE = 96
 
 
 def draw_boxes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
-    """Pictures of one to three coloured boxes on noise, and instances.json beside them."""
+    """Images of one to three coloured boxes on noise, and instances.json beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     dice = np.random.default_rng(seed)
     images: list[dict[str, Any]] = []
@@ -48,13 +48,13 @@ def draw_boxes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
         Image.fromarray(pixels).save(folder / name)
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
     categories = [{"id": i, "name": name} for i, name in enumerate(COLOURS)]
-    truth = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "instances.json").write_text(json.dumps(truth))
+    ground_truth = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(ground_truth))
     return folder
 
 
 def draw_classes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
-    """A folder of noisy pictures for each colour."""
+    """A folder of noisy images for each colour."""
     dice = np.random.default_rng(seed)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)

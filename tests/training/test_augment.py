@@ -12,7 +12,7 @@ from batchtag.training.augment import augmentation, changed
 STILL: dict[str, Any] = {"flip": 0, "colour": 0}
 
 
-def picture_with(box: list[float]) -> tuple[Tensor, Tensor]:
+def image_with(box: list[float]) -> tuple[Tensor, Tensor]:
     """Black with a white box, (3, 60, 80) uint8, and the box."""
     pixels = torch.zeros(3, 60, 80, dtype=torch.uint8)
     x0, y0, x1, y1 = (int(side) for side in box)
@@ -23,7 +23,7 @@ def picture_with(box: list[float]) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("said", [{"flip": 1}, {"vertical_flip": 1}, {"crop": 1}, {"zoom_out": 1}])
 @pytest.mark.parametrize("seed", range(6))
 def test_a_box_stays_on_what_it_is_around(said: dict[str, float], seed: int) -> None:
-    pixels, boxes = picture_with([10, 20, 40, 50])
+    pixels, boxes = image_with([10, 20, 40, 50])
     torch.manual_seed(seed)
     image, target = changed(
         pixels, boxes, torch.tensor([3]), augmentation(AugmentSpec(**(STILL | said)), task="detect")
@@ -36,15 +36,15 @@ def test_a_box_stays_on_what_it_is_around(said: dict[str, float], seed: int) -> 
 
 
 def test_a_box_that_is_cut_away_takes_its_label_with_it() -> None:
-    pixels, _ = picture_with([0, 0, 4, 4])
+    pixels, _ = image_with([0, 0, 4, 4])
     boxes = torch.tensor([[0.0, 0, 1, 1], [10, 10, 30, 30]])
     _, target = changed(pixels, boxes, torch.tensor([1, 2]), augmentation(AugmentSpec(**STILL), task="detect"))
     assert target["labels"].tolist() == [2]
     assert target["boxes"].tolist() == [[10, 10, 30, 30]]
 
 
-def test_a_picture_of_nothing_stays_one() -> None:
-    pixels, _ = picture_with([0, 0, 4, 4])
+def test_a_image_of_nothing_stays_one() -> None:
+    pixels, _ = image_with([0, 0, 4, 4])
     change = augmentation(AugmentSpec(flip=1, crop=1, zoom_out=1), task="detect")
     _, target = changed(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), change)
     assert target["boxes"].shape == (0, 4)
@@ -53,6 +53,6 @@ def test_a_picture_of_nothing_stays_one() -> None:
 def test_a_classifiers_cut_has_the_size_its_network_takes() -> None:
     spec = AugmentSpec(rotate_degrees=30, blur=1, erase=1, colour=0.5)
     change = augmentation(spec, task="classify", crop_size=24, interpolation="bicubic")
-    pixels, _ = picture_with([10, 20, 40, 50])
+    pixels, _ = image_with([10, 20, 40, 50])
     assert change(pixels).shape == (3, 24, 24)
     assert change(pixels).dtype == torch.uint8

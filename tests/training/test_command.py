@@ -106,8 +106,8 @@ def test_two_workers_train_together_into_a_bucket_and_the_same_command_finds_it_
     assert "AP" in report["metrics"]
     from batchtag import models
 
-    card = models.prepare(CheckpointSpec(**content["output"]))
-    assert [label for label in card.labels if label] == ["blue", "red"]
+    info = models.prepare(CheckpointSpec(**content["output"]))
+    assert [label for label in info.labels if label] == ["blue", "red"]
     second = typed("train", job, "--json")
     assert (second.code, "is trained already" in second.err) == (0, True), second.err
     assert json.loads(second.out)["digest"] == report["digest"]

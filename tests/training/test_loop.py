@@ -48,7 +48,7 @@ def test_a_classifier_learns_what_it_is_shown(colours: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("job", [detection_job, classification_job])
-def test_the_same_seed_gives_the_same_weights_however_many_open_the_pictures(
+def test_the_same_seed_gives_the_same_weights_however_many_open_the_images(
     job: object, boxes: Path, colours: Path, tmp_path: Path
 ) -> None:
     folder = boxes if job is detection_job else colours
@@ -106,11 +106,11 @@ def test_what_was_measured_is_what_the_checkpoint_gives(
     worker.save(measured)
     is_detection = job is detection_job
     spec = CheckpointSpec(uri=str(tmp_path / "out"), score_floor=0.05 if is_detection else 0.0, max_tags=100)
-    card, val = models.prepare(spec), data_of(content).val
-    outcomes = predict([image.uri for image in val.images], [(card, models.load(spec))])
+    info, val = models.prepare(spec), data_of(content).val
+    outcomes = predict([image.uri for image in val.images], [(info, models.load(spec))])
     again = score_tags(tags_table(outcomes, run_id=""), val.images, val.labels, is_detection=is_detection)
     assert again.metrics.as_dict() == measured.metrics.as_dict()
-    assert dict(card.thresholds) == measured.metrics.thresholds()
+    assert dict(info.thresholds) == measured.metrics.thresholds()
 
 
 def test_a_loss_that_is_no_number_ends_training_with_what_to_change(colours: Path, tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_a_loss_that_is_no_number_ends_training_with_what_to_change(colours: Pat
         trained(worker)
 
 
-def test_a_picture_that_is_stored_turned_trains_in_the_frame_it_is_displayed_in(tmp_path: Path) -> None:
+def test_a_image_that_is_stored_turned_trains_in_the_frame_it_is_displayed_in(tmp_path: Path) -> None:
     folder = draw_boxes(tmp_path / "turned", num_images=1)
     content = detection_job(folder, tmp_path / "out")
     content["data"]["val"] = content["data"]["train"]
     content["data"]["on_problem"] = {"leak": "keep", "empty_class": "keep"}
     upright = Image.open(folder / "000.png").crop((0, 0, 96, 80))
-    _shorten_truth(folder, height=80)
+    _shorten_ground_truth(folder, height=80)
     exif = Image.Exif()
     exif[0x0112] = 6
     upright.save(folder / "000.png")
@@ -138,7 +138,7 @@ def test_a_picture_that_is_stored_turned_trains_in_the_frame_it_is_displayed_in(
     assert torch.equal(plain[1]["boxes"], turned[1]["boxes"])
 
 
-def _shorten_truth(folder: Path, *, height: int) -> None:
+def _shorten_ground_truth(folder: Path, *, height: int) -> None:
     text = (folder / "instances.json").read_text()
     (folder / "instances.json").write_text(text.replace('"height": 96', f'"height": {height}'))
 

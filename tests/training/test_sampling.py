@@ -7,7 +7,7 @@ from batchtag.training.sampling import epoch_order, repeat_factors
 ONCE = np.ones(10)
 
 
-def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
     first, second = epoch_order(ONCE, seed=1, epoch=1), epoch_order(ONCE, seed=1, epoch=2)
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
@@ -22,7 +22,7 @@ def test_workers_share_an_epoch_evenly_and_show_nothing_twice() -> None:
     assert len(set(shown)) == 9
 
 
-def test_a_picture_of_a_rare_class_comes_as_often_as_its_factor_says() -> None:
+def test_a_image_of_a_rare_class_comes_as_often_as_its_factor_says() -> None:
     ids = [np.array([0])] * 9 + [np.array([1])]
     factors = repeat_factors(ids, num_labels=2)
     np.testing.assert_allclose(factors, [1.0] * 9 + [3.0])  # sqrt(0.9 / 0.1)
@@ -35,6 +35,6 @@ def test_a_factor_between_two_numbers_is_met_on_average() -> None:
     assert abs(np.mean(counts) - 1.25) < 0.06
 
 
-def test_a_picture_with_a_common_and_a_rare_class_counts_as_rare_and_one_of_nothing_comes_once() -> None:
+def test_a_image_with_a_common_and_a_rare_class_counts_as_rare_and_one_of_nothing_comes_once() -> None:
     ids = [np.array([0]), np.array([0]), np.array([0]), np.array([0, 1]), np.array([], np.int64)]
     np.testing.assert_allclose(repeat_factors(ids, num_labels=3), [1, 1, 1, 2, 1])  # sqrt(0.8 / 0.2)

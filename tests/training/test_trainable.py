@@ -91,11 +91,11 @@ def test_a_network_of_each_family_takes_a_step_and_comes_back_from_its_checkpoin
     assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
     if made.task == "classify":
         made.network.half().float()
-    card, model = made.as_model(made.network, device="cpu")
+    info, model = made.as_model(made.network, device="cpu")
     save(made, tmp_path, half=made.task == "classify")
     spec = CheckpointSpec(uri=str(tmp_path), score_floor=0.05 if task == "detect" else 0.0, max_tags=100)
     back = load(spec)
-    assert back.card.labels == card.labels
+    assert back.info.labels == info.labels
     ours, theirs = model.predict([image])[0], back.predict([image])[0]
     np.testing.assert_array_equal(ours.label_ids, theirs.label_ids)
     np.testing.assert_array_equal(ours.scores, theirs.scores)

@@ -1,4 +1,4 @@
-"""Labelled pictures without a camera: drawn shelf scenes with products, their true boxes, shapes and brands.
+"""Labelled images without a camera: drawn shelf scenes with products, their true boxes, shapes and brands.
 
 They are what the demonstration trains on and is measured by: six shapes for a detector, eight brands for a classifier
 that looks at what the detector found. Everything is seeded. It knows nothing of training or of the line, and needs

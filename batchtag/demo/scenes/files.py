@@ -1,7 +1,7 @@
-"""Scenes as files: pictures with their truth in COCO JSON, and crops in a folder per brand.
+"""Scenes as files: images with their truth in COCO JSON, and crops in a folder per brand.
 
-Pictures are as a bucket has them: JPEG of several qualities, some PNG, some stored turned with an EXIF orientation. The
-truth speaks of the picture as displayed, which is the frame our decode gives.
+Images are as a bucket has them: JPEG of several qualities, some PNG, some stored turned with an EXIF orientation. The
+truth speaks of the image as displayed, which is the frame our decode gives.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from batchtag.demo.scenes.scene import Scene, draw_scene
 from batchtag.demo.scenes.shapes import SHAPES
 
 INSTANCES = "instances.json"
-PICTURES = "pictures"
+IMAGES = "images"
 _ORIENTATION = 0x0112
 _STORED_TURNED = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def write_scenes(folder: Path, *, num_images: int, seed: int, broken: bool = False) -> None:
-    """Scenes 0 to `num_images` - 1 of `seed` into `folder`/pictures and their truth into `folder`/instances.json.
+    """Scenes 0 to `num_images` - 1 of `seed` into `folder`/images and their truth into `folder`/instances.json.
 
     COCO: a category per shape, ids from 1; every annotation says its brand and visible share in `attributes`. `broken`
-    adds two files that are no pictures and not in the truth: cut-off.jpg and not-a-picture.jpg. Scenes drawn there
-    before are removed, so that pictures and truth are of one drawing.
+    adds two files that are no images and not in the truth: cut-off.jpg and not-a-image.jpg. Scenes drawn there
+    before are removed, so that images and truth are of one drawing.
     """
-    pictures = folder / PICTURES
-    pictures.mkdir(parents=True, exist_ok=True)
-    for earlier in pictures.glob("shelf-[0-9]*.*"):
+    images_folder = folder / IMAGES
+    images_folder.mkdir(parents=True, exist_ok=True)
+    for earlier in images_folder.glob("shelf-[0-9]*.*"):
         earlier.unlink()
     ids = {shape.name: number for number, shape in enumerate(SHAPES, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(num_images):
         scene = draw_scene(seed, number)
-        name = _save(scene, pictures, number, np.random.default_rng([seed, number, 1]))
+        name = _save(scene, images_folder, number, np.random.default_rng([seed, number, 1]))
         high, wide = scene.pixels.shape[:2]
         images.append({"id": number + 1, "file_name": name, "width": wide, "height": high})
         annotations.extend(_annotations(scene, image_id=number + 1, first_id=len(annotations) + 1, ids=ids))
     categories = [{"id": number, "name": name, "supercategory": "product"} for name, number in ids.items()]
-    truth = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / INSTANCES).write_text(json.dumps(truth))
+    ground_truth = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / INSTANCES).write_text(json.dumps(ground_truth))
     if broken:
-        _save_broken(pictures, draw_scene(seed, num_images))
+        _save_broken(images_folder, draw_scene(seed, num_images))
 
 
 def write_crops(folder: Path, *, num_images: int, seed: int) -> None:
@@ -58,19 +58,19 @@ def write_crops(folder: Path, *, num_images: int, seed: int) -> None:
     """
     for number in range(num_images):
         scene, dice = draw_scene(seed, number), np.random.default_rng([seed, number, 2])
-        picture = Image.fromarray(scene.pixels)
+        image = Image.fromarray(scene.pixels)
         for index, thing in enumerate(scene.objects):
             into = folder / thing.brand
             into.mkdir(parents=True, exist_ok=True)
-            crop = picture.crop(_jittered(thing.box_xyxy, picture.size, dice))
+            crop = image.crop(_jittered(thing.box_xyxy, image.size, dice))
             crop.save(into / f"{thing.shape}-{number:04d}-{index:02d}.jpg", quality=int(dice.integers(70, 95)))
 
 
 def true_inventory(folder: Path) -> Counter[tuple[str, str]]:
-    """How many of each (shape, brand) are on the pictures that `write_scenes` wrote to `folder`."""
-    truth = json.loads((folder / INSTANCES).read_text())
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    return Counter((names[each["category_id"]], each["attributes"]["brand"]) for each in truth["annotations"])
+    """How many of each (shape, brand) are on the images that `write_scenes` wrote to `folder`."""
+    ground_truth = json.loads((folder / INSTANCES).read_text())
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    return Counter((names[each["category_id"]], each["attributes"]["brand"]) for each in ground_truth["annotations"])
 
 
 def _jittered(
@@ -101,26 +101,26 @@ def _annotations(scene: Scene, *, image_id: int, first_id: int, ids: dict[str, i
     return rows
 
 
-def _save(scene: Scene, pictures: Path, number: int, dice: np.random.Generator) -> str:
+def _save(scene: Scene, images: Path, number: int, dice: np.random.Generator) -> str:
     """The name of the file: a JPEG mostly, one in sixteen a PNG, one in eight stored turned."""
-    picture, kind, quality = Image.fromarray(scene.pixels), dice.random(), int(dice.integers(60, 93))
+    image, kind, quality = Image.fromarray(scene.pixels), dice.random(), int(dice.integers(60, 93))
     name = f"shelf-{number:04d}.jpg"
     if kind < 1 / 16:
         name = f"shelf-{number:04d}.png"
-        picture.save(pictures / name, compress_level=1)
+        image.save(images / name, compress_level=1)
     elif kind < 3 / 16:
         orientation = 6 if dice.random() < 0.5 else 8
         exif = Image.Exif()
         exif[_ORIENTATION] = orientation
-        picture.transpose(_STORED_TURNED[orientation]).save(pictures / name, quality=quality, exif=exif)
+        image.transpose(_STORED_TURNED[orientation]).save(images / name, quality=quality, exif=exif)
     else:
-        picture.save(pictures / name, quality=quality)
+        image.save(images / name, quality=quality)
     return name
 
 
-def _save_broken(pictures: Path, scene: Scene) -> None:
-    cut_off = pictures / "cut-off.jpg"
+def _save_broken(images: Path, scene: Scene) -> None:
+    cut_off = images / "cut-off.jpg"
     Image.fromarray(scene.pixels).save(cut_off, quality=90)
     whole = cut_off.read_bytes()
     cut_off.write_bytes(whole[: len(whole) // 2])
-    (pictures / "not-a-picture.jpg").write_text("<html>503 Service Unavailable</html>")
+    (images / "not-a-image.jpg").write_text("<html>503 Service Unavailable</html>")

@@ -28,37 +28,37 @@ _WALLS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shelf:
-    """One empty shelf: `picture` (RGB) to paint on; products stand on `floors_y` px and have `room_px` above each."""
+    """One empty shelf: `image` (RGB) to paint on; products stand on `floors_y` px and have `room_px` above each."""
 
-    picture: Image.Image
+    image: Image.Image
     floors_y: tuple[int, ...]
     room_px: float
 
     @property
     def width(self) -> int:
-        return self.picture.width
+        return self.image.width
 
     @property
     def height(self) -> int:
-        return self.picture.height
+        return self.image.height
 
 
 def empty_shelf(width: int, height: int, dice: np.random.Generator) -> Shelf:
-    """Two to four boards, 118 to 245 px apart, across the whole picture."""
+    """Two to four boards, 118 to 245 px apart, across the whole image."""
     fitting = [num for num in (2, 3, 4) if 118 <= height / num <= 245]
     num_boards = fitting[dice.integers(len(fitting))]
     pitch = height * dice.uniform(0.92, 1.0) / num_boards
     lowest = height - dice.uniform(10, 22)
     floors = tuple(round(lowest - pitch * above) for above in reversed(range(num_boards)))
     thick, wood, paper = round(dice.uniform(10, 18)), WOODS[dice.integers(len(WOODS))], PAPERS[dice.integers(3)]
-    picture = _wall(width, height, floors, pitch, dice)
+    image = _wall(width, height, floors, pitch, dice)
     for y in floors:
         if dice.random() < 0.3:
-            _hang_poster(picture, y, pitch, dice)
+            _hang_poster(image, y, pitch, dice)
     for y in floors:
-        _lay_board(picture, y, thick, wood)
-        _tag_prices(picture, y, thick, paper, dice)
-    return Shelf(picture=picture, floors_y=floors, room_px=pitch - thick)
+        _lay_board(image, y, thick, wood)
+        _tag_prices(image, y, thick, paper, dice)
+    return Shelf(image=image, floors_y=floors, room_px=pitch - thick)
 
 
 def shade(colour: Colour, by: float) -> Colour:
@@ -93,18 +93,18 @@ def _wall(width: int, height: int, floors: tuple[int, ...], pitch: float, dice: 
     return Image.merge("RGB", [level.point([value * part // 255 for value in range(256)]) for part in colour])
 
 
-def _lay_board(picture: Image.Image, y: int, thick: int, wood: Colour) -> None:
+def _lay_board(image: Image.Image, y: int, thick: int, wood: Colour) -> None:
     """A board whose upper side is seen a little, and its front edge."""
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, y - 5, picture.width, y), fill=shade(wood, 1.12))
-    draw.rectangle((0, y + 1, picture.width, y + thick), fill=shade(wood, 0.9))
-    draw.line((0, y + thick, picture.width, y + thick), fill=shade(wood, 0.55), width=2)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, y - 5, image.width, y), fill=shade(wood, 1.12))
+    draw.rectangle((0, y + 1, image.width, y + thick), fill=shade(wood, 0.9))
+    draw.line((0, y + thick, image.width, y + thick), fill=shade(wood, 0.55), width=2)
 
 
-def _tag_prices(picture: Image.Image, y: int, thick: int, paper: Colour, dice: np.random.Generator) -> None:
-    draw = ImageDraw.Draw(picture)
+def _tag_prices(image: Image.Image, y: int, thick: int, paper: Colour, dice: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(image)
     x = dice.uniform(0, 60)
-    while x < picture.width:
+    while x < image.width:
         left = round(x)
         draw.rectangle((left, y + 2, left + 2 * thick, y + thick - 1), fill=paper)
         price = f"{dice.uniform(0.3, 9.9):.2f}"
@@ -114,11 +114,11 @@ def _tag_prices(picture: Image.Image, y: int, thick: int, paper: Colour, dice: n
         x += dice.uniform(40, 150)
 
 
-def _hang_poster(picture: Image.Image, y: int, pitch: float, dice: np.random.Generator) -> None:
-    """Paper with a picture of nothing and a saying."""
+def _hang_poster(image: Image.Image, y: int, pitch: float, dice: np.random.Generator) -> None:
+    """Paper with an image of nothing and a saying."""
     high, wide = pitch * dice.uniform(0.4, 0.7), dice.uniform(50, 120)
-    left, top = dice.uniform(-20, picture.width - 40), y - pitch * dice.uniform(0.75, 0.85)
-    draw = ImageDraw.Draw(picture)
+    left, top = dice.uniform(-20, image.width - 40), y - pitch * dice.uniform(0.75, 0.85)
+    draw = ImageDraw.Draw(image)
     paper, spot = PAPERS[dice.integers(len(PAPERS))], PAPERS[dice.integers(len(PAPERS))]
     draw.rectangle((left, top, left + wide, top + high), fill=shade(paper, 0.92))
     draw.ellipse((left + wide * 0.1, top + high * 0.08, left + wide * 0.6, top + high * 0.55), fill=shade(spot, 0.85))

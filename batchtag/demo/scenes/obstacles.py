@@ -81,7 +81,7 @@ def sign(dice: np.random.Generator) -> Sprite:
 
 
 def pole(height: int, dice: np.random.Generator) -> Sprite:
-    """An upright of the shelf, from top to bottom of the picture."""
+    """An upright of the shelf, from top to bottom of the image."""
     across = np.linspace(-1, 1, round(dice.uniform(8, 20)))
     wood = np.array(WOODS[dice.integers(len(WOODS))])
     row = np.clip(wood * (1.05 - 0.5 * np.abs(across - 0.2))[:, None], 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
 """One shelf scene with its truth: what stands where, how much of it shows, and the pixels.
 
 Everything is placed before anything is painted. What would show less than `MIN_VISIBLE` of itself is left out of the
-picture, so that every product one can see is a true object and the other way round. The true box is what a careful
+image, so that every product one can see is a true object and the other way round. The true box is what a careful
 annotator draws: round the part that shows, as COCO and VOC do, not round what must be behind. (With boxes round the
 whole product a hidden edge would have to be guessed, and AP would measure the guessing.)
 """
@@ -28,7 +28,7 @@ _SLIVER = 0.04
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thing:
-    """One true object: `box_xyxy` in whole pixels of the picture round what shows; `visible_share` in (0, 1]."""
+    """One true object: `box_xyxy` in whole pixels of the image round what shows; `visible_share` in (0, 1]."""
 
     shape: str
     brand: str
@@ -38,14 +38,14 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """A picture, `pixels` (H, W, 3) uint8 RGB, and every product on it, in the order they were painted."""
+    """An image, `pixels` (H, W, 3) uint8 RGB, and every product on it, in the order they were painted."""
 
     pixels: NDArray[np.uint8]
     objects: tuple[Thing, ...]
 
 
 def draw_scene(seed: int, number: int) -> Scene:
-    """Picture `number` of the endless set that `seed` names: always the same one, whatever else is drawn.
+    """Image `number` of the endless set that `seed` names: always the same one, whatever else is drawn.
 
     The same pixels on one version of Pillow and numpy. Raises UsageError for a negative seed or number. Needs some
     30 ms of one core.
@@ -58,10 +58,10 @@ def draw_scene(seed: int, number: int) -> Scene:
     wanted = stock(shelf, dice)
     shares = _shares(wanted, _owners(wanted, width, height))
     placed = [each for each, share in zip(wanted, shares, strict=True) if not each.product or share >= MIN_VISIBLE]
-    picture = shelf.picture
+    image = shelf.image
     for each in placed:
-        _paint(picture, each)
-    return Scene(pixels=photograph(picture, dice), objects=_truth(placed, _owners(placed, width, height)))
+        _paint(image, each)
+    return Scene(pixels=photograph(image, dice), objects=_ground_truth(placed, _owners(placed, width, height)))
 
 
 def _owners(placed: list[Placed], width: int, height: int) -> NDArray[np.intp]:
@@ -79,19 +79,19 @@ def _solid(placed: Placed) -> NDArray[np.bool_]:
 
 
 def _shares(placed: list[Placed], owners: NDArray[np.intp]) -> list[float]:
-    """How much of each shows in the picture, 0 to 1; what the picture's edge cuts off counts as hidden."""
+    """How much of each shows in the image, 0 to 1; what the image's edge cuts off counts as hidden."""
     shown = np.bincount(owners.ravel(), minlength=len(placed) + 1)[1:].tolist()
     return [part / max(1, int(_solid(each).sum())) for part, each in zip(shown, placed, strict=True)]
 
 
-def _paint(picture: Image.Image, placed: Placed) -> None:
+def _paint(image: Image.Image, placed: Placed) -> None:
     if placed.casts_shadow:
         shadow = np.asarray(placed.sprite.mask.filter(ImageFilter.BoxBlur(2))) // 3
-        picture.paste((0, 0, 0), (placed.x + 4, placed.y + 1), Image.fromarray(shadow))
-    picture.paste(placed.sprite.pixels, (placed.x, placed.y), placed.sprite.mask)
+        image.paste((0, 0, 0), (placed.x + 4, placed.y + 1), Image.fromarray(shadow))
+    image.paste(placed.sprite.pixels, (placed.x, placed.y), placed.sprite.mask)
 
 
-def _truth(placed: list[Placed], owners: NDArray[np.intp]) -> tuple[Thing, ...]:
+def _ground_truth(placed: list[Placed], owners: NDArray[np.intp]) -> tuple[Thing, ...]:
     things = []
     for number, (each, share) in enumerate(zip(placed, _shares(placed, owners), strict=True), start=1):
         if each.product is None:

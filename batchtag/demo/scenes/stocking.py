@@ -30,7 +30,7 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
-    """A sprite with its upper left corner in px of the picture, which it may leave; `product` is None for the rest."""
+    """A sprite with its upper left corner in px of the image, which it may leave; `product` is None for the rest."""
 
     sprite: Sprite
     x: int

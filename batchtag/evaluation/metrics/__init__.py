@@ -1,7 +1,7 @@
 """How good a model is, as numbers: truth and answers in, one frozen record out, which says itself as plain JSON.
 
 For detection COCO's figures, for classification scikit-learn's; for both the score from which to believe each class,
-calibration, and the worst mistakes. This room opens no picture and no table and draws nothing; heavy libraries are
+calibration, and the worst mistakes. This room opens no image and no table and draws nothing; heavy libraries are
 imported where they are called. "Nothing to measure" is nan inside and null in JSON, never 0 and never -1.
 """
 

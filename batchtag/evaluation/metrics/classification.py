@@ -24,9 +24,9 @@ NOTHING_SAID = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationLabel:
-    """One class: `support` pictures are of it, `num_said` were said to be.
+    """One class: `support` images are of it, `num_said` were said to be.
 
-    `precision`, `recall` and `f1` are of the best-scored class of each picture; without an example all are nan, and a
+    `precision`, `recall` and `f1` are of the best-scored class of each image; without an example all are nan, and a
     class never said has precision 0. `auc` is one-vs-rest, of the scores as given: equal ones, such as those below the
     floor, count half. `threshold` maximises the one-vs-rest F1 over all scores above 0.
     """
@@ -44,7 +44,7 @@ class ClassificationLabel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationMistake:
-    """Picture number `image` (from 0, as given): `label` was said with `score`, which is wrong.
+    """Image number `image` (from 0, as given): `label` was said with `score`, which is wrong.
 
     `true_score` is what the true label got. Where nothing was said, `label` is "" and `score` 0.
     """
@@ -58,13 +58,13 @@ class ClassificationMistake:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationMetrics:
-    """How good a classifier is on `num_images` pictures.
+    """How good a classifier is on `num_images` images.
 
     `summary`: accuracy, top5 (nan for five classes or fewer, of which it says nothing), macro_precision, macro_recall,
     macro_f1 and auc (means over the classes that have examples), weighted_precision, weighted_recall and weighted_f1
-    (means by support). `confusion` (C, C) int64: rows true, columns said; `unanswered` (C,) int64 are the pictures of
+    (means by support). `confusion` (C, C) int64: rows true, columns said; `unanswered` (C,) int64 are the images of
     each class of which nothing was said, and `num_mistakes` counts them too. `calibration` is of the best-scored class
-    of each picture of which something was said. `mistakes` are the worst, most confident first.
+    of each image of which something was said. `mistakes` are the worst, most confident first.
     """
 
     num_images: int
@@ -194,7 +194,7 @@ def _summary(
 
 
 def _top5(true_ids: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
-    """The share of pictures whose true label was said and is among the five best; of equal scores the first leads."""
+    """The share of images whose true label was said and is among the five best; of equal scores the first leads."""
     of_true = np.take_along_axis(scores, true_ids[:, None], axis=1)
     is_earlier = np.arange(scores.shape[1]) < true_ids[:, None]
     num_better = ((scores > of_true) | ((scores == of_true) & is_earlier)).sum(axis=1)

@@ -53,7 +53,7 @@ class DetectionLabel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectionMetrics:
-    """How good a detector is on `num_images` pictures.
+    """How good a detector is on `num_images` images.
 
     `summary` has COCO's AP, AP50, AP75, APsmall, APmedium, APlarge, AR1, AR10, AR100, ARsmall, ARmedium, ARlarge, nan
     where there is nothing to measure. `per_class` is in the order of the labels. `calibration` is of every finding:
@@ -81,21 +81,21 @@ class DetectionMetrics:
 
 
 def detection_metrics(
-    labels: Sequence[str], truth: Sequence[LabelledImage], found: Sequence[Detections], *, worst: int = 20
+    labels: Sequence[str], ground_truth: Sequence[LabelledImage], found: Sequence[Detections], *, worst: int = 20
 ) -> DetectionMetrics:
-    """`truth[i]` and `found[i]` are of the same picture, boxes of both in pixels of it as displayed.
+    """`truth[i]` and `found[i]` are of the same image, boxes of both in pixels of it as displayed.
 
     `worst` is how many mistakes of each kind to list. Raises ValueError with everything that does not fit.
     """
-    _check(labels, truth, found)
-    matches = match(truth, found)
+    _check(labels, ground_truth, found)
+    matches = match(ground_truth, found)
     counts = coco_counts(matches, num_labels=len(labels))
     per_class = tuple(_label(label, label_id, matches, counts) for label_id, label in enumerate(labels))
     thresholds = np.array([each.threshold.score for each in per_class], np.float64)
     mistake_counts, mistakes = detection_mistakes(labels, matches, thresholds, worst=worst)
     counted = ~matches.is_ignored
     return DetectionMetrics(
-        num_images=len(truth),
+        num_images=len(ground_truth),
         num_true=int((~matches.is_crowd).sum()),
         num_found=len(matches.scores),
         summary=counts.summary(),
@@ -106,15 +106,15 @@ def detection_metrics(
     )
 
 
-def _check(labels: Sequence[str], truth: Sequence[LabelledImage], found: Sequence[Detections]) -> None:
+def _check(labels: Sequence[str], ground_truth: Sequence[LabelledImage], found: Sequence[Detections]) -> None:
     problems = []
-    if len(truth) != len(found):
-        problems.append(f"truth and found must be of the same pictures, got {len(truth)} and {len(found)}")
-    for name, sequence in (("truth", truth), ("found", found)):
+    if len(ground_truth) != len(found):
+        problems.append(f"truth and found must be of the same images, got {len(ground_truth)} and {len(found)}")
+    for name, sequence in (("truth", ground_truth), ("found", found)):
         strange = {int(label_id) for each in sequence for label_id in each.label_ids} - set(range(len(labels)))
         if strange:
             problems.append(f"label_ids of {name} must lie in 0..{len(labels) - 1}, got {sorted(strange)[:5]}")
-    bare = [each.uri for each in truth if len(each.label_ids) != len(each.boxes_xyxy)]
+    bare = [each.uri for each in ground_truth if len(each.label_ids) != len(each.boxes_xyxy)]
     if bare:
         problems.append(f"truth must have a box for every label; {len(bare)} have none, such as {bare[0]!r}")
     if problems:

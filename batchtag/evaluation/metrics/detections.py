@@ -1,4 +1,4 @@
-"""What a model found on one picture."""
+"""What a model found on one image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detections:
-    """M findings of a detector on one picture, in any order.
+    """M findings of a detector on one image, in any order.
 
-    `boxes_xyxy` (M, 4) in pixels of the displayed picture, as the truth's; `scores` (M,) in [0, 1]; `label_ids` (M,)
+    `boxes_xyxy` (M, 4) in pixels of the displayed image, as the truth's; `scores` (M,) in [0, 1]; `label_ids` (M,)
     integers that count the dataset's labels from 0, without a background. Raises ValueError with all that is wrong.
     """
 

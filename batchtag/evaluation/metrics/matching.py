@@ -1,7 +1,7 @@
 """Which finding is which true object at IoU 0.5, for whatever needs single findings rather than a mean.
 
 COCO's own greedy rule (pycocotools, `COCOeval.evaluateImg`, area "all"), but without its limit to the best 100 findings
-per class and picture: a reader of the tables sees them all. Written out, because the kept library gives matches only
+per class and image: a reader of the tables sees them all. Written out, because the kept library gives matches only
 mixed over all IoUs; the tests hold it against the library's precision-recall curve.
 """
 
@@ -23,24 +23,24 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matches:
-    """All D findings and all G true objects of a data set, picture by picture in the order given.
+    """All D findings and all G true objects of a data set, image by image in the order given.
 
-    `images` (D,) and `true_images` (G,) say of which picture; `truth` (D,) is the row of the true object a finding was
+    `images` (D,) and `true_images` (G,) say of which image; `ground_truth` (D,) is the row of the true object a finding was
     matched to and `finder` (G,) the inverse, -1 for none. `is_ignored` (D,): matched to a crowd, so neither right nor
-    wrong. `same_iou` and `same_truth` (D,) are the largest IoU with a true object (no crowd) of the finding's own class
-    and its row, `other_iou` and `other_truth` with one of another class; 0 and -1 where there is none.
+    wrong. `same_iou` and `same_ground_truth` (D,) are the largest IoU with a true object (no crowd) of the finding's own class
+    and its row, `other_iou` and `other_ground_truth` with one of another class; 0 and -1 where there is none.
     """
 
     images: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float64]
     label_ids: NDArray[np.int64]
     scores: NDArray[np.float64]
-    truth: NDArray[np.int64]
+    ground_truth: NDArray[np.int64]
     is_ignored: NDArray[np.bool_]
     same_iou: NDArray[np.float64]
-    same_truth: NDArray[np.int64]
+    same_ground_truth: NDArray[np.int64]
     other_iou: NDArray[np.float64]
-    other_truth: NDArray[np.int64]
+    other_ground_truth: NDArray[np.int64]
     true_images: NDArray[np.int64]
     true_boxes_xyxy: NDArray[np.float64]
     true_label_ids: NDArray[np.int64]
@@ -51,16 +51,16 @@ class Matches:
     @property
     def is_right(self) -> NDArray[np.bool_]:
         """(D,) whether a finding is a true object, and the first to be so."""
-        return (self.truth >= 0) & ~self.is_ignored
+        return (self.ground_truth >= 0) & ~self.is_ignored
 
 
-def match(truth: Sequence[LabelledImage], found: Sequence[Detections]) -> Matches:
-    """`truth[i]` and `found[i]` are of the same picture."""
-    num_true = [len(each.boxes_xyxy) for each in truth]
-    firsts = [0, *np.cumsum(num_true).tolist()][: len(truth)]
-    pictures = [_match_one(*of_one) for of_one in zip(truth, found, firsts, strict=True)]
-    matched = _ids(each.truth for each in pictures)
-    is_crowd = np.concatenate([np.zeros(0, np.bool_), *(each.is_crowd for each in truth)])
+def match(ground_truth: Sequence[LabelledImage], found: Sequence[Detections]) -> Matches:
+    """`truth[i]` and `found[i]` are of the same image."""
+    num_true = [len(each.boxes_xyxy) for each in ground_truth]
+    firsts = [0, *np.cumsum(num_true).tolist()][: len(ground_truth)]
+    images = [_match_one(*of_one) for of_one in zip(ground_truth, found, firsts, strict=True)]
+    matched = _ids(each.ground_truth for each in images)
+    is_crowd = np.concatenate([np.zeros(0, np.bool_), *(each.is_crowd for each in ground_truth)])
     is_ignored = np.zeros(len(matched), np.bool_)
     is_ignored[matched >= 0] = is_crowd[matched[matched >= 0]]
     is_right = (matched >= 0) & ~is_ignored
@@ -71,16 +71,16 @@ def match(truth: Sequence[LabelledImage], found: Sequence[Detections]) -> Matche
         boxes_xyxy=_boxes(each.boxes_xyxy for each in found),
         label_ids=_ids(each.label_ids for each in found),
         scores=_numbers(each.scores for each in found),
-        truth=matched,
+        ground_truth=matched,
         is_ignored=is_ignored,
-        same_iou=_numbers(each.same_iou for each in pictures),
-        same_truth=_ids(each.same_truth for each in pictures),
-        other_iou=_numbers(each.other_iou for each in pictures),
-        other_truth=_ids(each.other_truth for each in pictures),
-        true_images=np.repeat(np.arange(len(truth)), num_true),
-        true_boxes_xyxy=_boxes(each.boxes_xyxy for each in truth),
-        true_label_ids=_ids(each.label_ids for each in truth),
-        true_areas=_numbers(each.areas for each in truth),
+        same_iou=_numbers(each.same_iou for each in images),
+        same_ground_truth=_ids(each.same_ground_truth for each in images),
+        other_iou=_numbers(each.other_iou for each in images),
+        other_ground_truth=_ids(each.other_ground_truth for each in images),
+        true_images=np.repeat(np.arange(len(ground_truth)), num_true),
+        true_boxes_xyxy=_boxes(each.boxes_xyxy for each in ground_truth),
+        true_label_ids=_ids(each.label_ids for each in ground_truth),
+        true_areas=_numbers(each.areas for each in ground_truth),
         is_crowd=is_crowd,
         finder=finder,
     )
@@ -99,32 +99,34 @@ def _boxes(arrays: Iterable[NDArray[np.floating]]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _OnePicture:
-    """The columns of `Matches` that are found picture by picture, (M,) each."""
+class _OneImage:
+    """The columns of `Matches` that are found image by image, (M,) each."""
 
-    truth: NDArray[np.int64]
+    ground_truth: NDArray[np.int64]
     same_iou: NDArray[np.float64]
-    same_truth: NDArray[np.int64]
+    same_ground_truth: NDArray[np.int64]
     other_iou: NDArray[np.float64]
-    other_truth: NDArray[np.int64]
+    other_ground_truth: NDArray[np.int64]
 
 
-def _match_one(truth: LabelledImage, found: Detections, first_true: int) -> _OnePicture:
+def _match_one(ground_truth: LabelledImage, found: Detections, first_true: int) -> _OneImage:
     num_found = len(found.scores)
-    if not num_found or not len(truth.boxes_xyxy):
+    if not num_found or not len(ground_truth.boxes_xyxy):
         none, zero = np.full(num_found, -1, np.int64), np.zeros(num_found)
-        return _OnePicture(truth=none, same_iou=zero, same_truth=none, other_iou=zero, other_truth=none)
-    ious = box_ious(found.boxes_xyxy.astype(np.float64), truth.boxes_xyxy, is_crowd=truth.is_crowd)
-    is_same = found.label_ids[:, None] == truth.label_ids[None, :]
-    matched = _assign(np.where(is_same, ious, 0), found.scores, truth.is_crowd)
-    same_iou, same_truth = _largest(np.where(is_same & ~truth.is_crowd, ious, 0), first_true)
-    other_iou, other_truth = _largest(np.where(~is_same & ~truth.is_crowd, ious, 0), first_true)
-    return _OnePicture(
-        truth=np.where(matched >= 0, matched + first_true, -1),
+        return _OneImage(
+            ground_truth=none, same_iou=zero, same_ground_truth=none, other_iou=zero, other_ground_truth=none
+        )
+    ious = box_ious(found.boxes_xyxy.astype(np.float64), ground_truth.boxes_xyxy, is_crowd=ground_truth.is_crowd)
+    is_same = found.label_ids[:, None] == ground_truth.label_ids[None, :]
+    matched = _assign(np.where(is_same, ious, 0), found.scores, ground_truth.is_crowd)
+    same_iou, same_ground_truth = _largest(np.where(is_same & ~ground_truth.is_crowd, ious, 0), first_true)
+    other_iou, other_ground_truth = _largest(np.where(~is_same & ~ground_truth.is_crowd, ious, 0), first_true)
+    return _OneImage(
+        ground_truth=np.where(matched >= 0, matched + first_true, -1),
         same_iou=same_iou,
-        same_truth=same_truth,
+        same_ground_truth=same_ground_truth,
         other_iou=other_iou,
-        other_truth=other_truth,
+        other_ground_truth=other_ground_truth,
     )
 
 

@@ -27,7 +27,7 @@ NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectionMistake:
-    """One thing that is wrong on picture number `image` (from 0, as given).
+    """One thing that is wrong on image number `image` (from 0, as given).
 
     `wrong_class`: on a true object (IoU >= 0.5) of another class. `wrong_place`: 0.1 <= IoU < 0.5 with one of its own
     class. `wrong_both`: that with one of another class. `duplicate`: its object was found already, with a higher score.
@@ -73,7 +73,7 @@ def detection_mistakes(
 def _false_kinds(matches: Matches, rows: NDArray[np.int64]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """The kind of each finding that is false, and the true object it is about (-1 for background)."""
     same, other = matches.same_iou[rows], matches.other_iou[rows]
-    of_same, of_other = matches.same_truth[rows], matches.other_truth[rows]
+    of_same, of_other = matches.same_ground_truth[rows], matches.other_ground_truth[rows]
     tests = [
         ("wrong_place", (same >= BACKGROUND_IOU) & (same < MIN_IOU), of_same),
         ("wrong_class", other >= MIN_IOU, of_other),

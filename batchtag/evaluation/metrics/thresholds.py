@@ -2,7 +2,7 @@
 
 The threshold maximises F1. Any number above the next lower score and up to the lowest one kept gives the same F1 here;
 we take the middle of the two, as decision trees do: it survives the rounding of scores to float32 or of thresholds to a
-few digits, and pictures not yet seen fall on both sides of it.
+few digits, and images not yet seen fall on both sides of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page for a person: what the figures are, what they mean, and what went wrong, as pictures.
+"""An evaluation as one HTML page for a person: what the figures are, what they mean, and what went wrong, as images.
 
 One file, which needs nothing: no script, no font, no request to anywhere (its own policy forbids them), so it can be
 mailed and opened in ten years. It follows the reader's light or dark, fits a phone, and prints. All that came from
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchtag.evaluation.metrics import ClassificationMetrics, DetectionMetrics
-from batchtag.evaluation.report.mistakes import Pictures
+from batchtag.evaluation.report.mistakes import Images
 
-__all__ = ["About", "Pictures", "write_page"]
+__all__ = ["About", "Images", "write_page"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,15 @@ def write_page(
     *,
     about: About,
     uris: Sequence[str] = (),
-    pictures: Pictures = lambda _: None,
+    images: Images = lambda _: None,
     history: Sequence[Mapping[str, float]] = (),
     best_epoch: int = 0,
 ) -> str:
-    """The page. `uris[i]` and `pictures(i)` are picture number i of the metrics; only a few are asked for.
+    """The page. `uris[i]` and `images(i)` are image number i of the metrics; only a few are asked for.
 
     `history` has one entry an epoch of the training that made the model: `epoch`, `learning_rate`, keys that begin with
     `loss`, and figures of validation by name.
     """
     from batchtag.evaluation.report import page
 
-    return page.render(metrics, about=about, uris=uris, pictures=pictures, history=history, best_epoch=best_epoch)
+    return page.render(metrics, about=about, uris=uris, images=images, history=history, best_epoch=best_epoch)

@@ -15,25 +15,25 @@ def of_classifier(metrics: ClassificationMetrics) -> Content:
     """The content of its page."""
     summary = metrics.summary
     answered = metrics.num_images - int(metrics.unanswered.sum())
-    cards = [
+    infos = [
         Card(
             title="Accuracy", value=score(summary["accuracy"]), meaning="the class with the best score is the true one"
         ),
         Card(title="Top 5", value=score(summary["top5"]), meaning="the true one is among the best five"),
         Card(title="Macro F1", value=score(summary["macro_f1"]), meaning="mean over classes: rare ones count as much"),
-        Card(title="AUC", value=score(summary["auc"]), meaning="chance that a picture of a class outscores another"),
+        Card(title="AUC", value=score(summary["auc"]), meaning="chance that an image of a class outscores another"),
     ]
     if not math.isfinite(summary["top5"]):
-        del cards[1]
+        del infos[1]
     right = metrics.num_images - metrics.num_mistakes
-    all_of_them = count(metrics.num_images, "picture")
+    all_of_them = count(metrics.num_images, "image")
     lead = f"Of {all_of_them} it names {count(right)} rightly ({share(right / max(1, metrics.num_images))})."
     if answered < metrics.num_images:
         lead += f" Of {count(metrics.num_images - answered)} it says nothing, because every score is below the floor."
     return Content(
         what="classifier",
-        lead=lead if metrics.num_images else "There are no pictures to judge it by.",
-        cards=tuple(cards),
+        lead=lead if metrics.num_images else "There are no images to judge it by.",
+        infos=tuple(infos),
         table=_classifier_table(metrics),
         plots=(_roc(metrics), reliability(metrics.calibration, right="the best class is the true one")),
         wrong=(),
@@ -42,14 +42,14 @@ def of_classifier(metrics: ClassificationMetrics) -> Content:
 
 def _classifier_table(metrics: ClassificationMetrics) -> Table:
     columns = (
-        ("pictures", "of this class"),
-        ("said", "pictures said to be of it"),
+        ("images", "of this class"),
+        ("said", "images said to be of it"),
         ("F1", "harmonic mean of precision and recall of the best-scored class"),
         ("precision", "share of those said to be of it that are"),
-        ("recall", "share of its pictures that are said to be of it"),
-        ("AUC", "chance that a picture of it outscores another"),
+        ("recall", "share of its images that are said to be of it"),
+        ("AUC", "chance that an image of it outscores another"),
         ("threshold", "the score from which to believe it, whatever else scores: F1 is best there"),
-        ("F1 there", "of all pictures that reach the threshold"),
+        ("F1 there", "of all images that reach the threshold"),
     )
     ranked = sorted(metrics.per_class, key=lambda one: last_if_nan(one.f1))
     rows = [

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: a row for each true class, a column for each class said.
+"""The confusion matrix as an image: a row for each true class, a column for each class said.
 
 Drawn by hand, because only cells that hold something are worth a rectangle: 80 classes are 6,400 cells and some hundred
 mistakes. Every cell says in words what it is when pointed at.
@@ -25,7 +25,7 @@ _CHARACTER = 0.56
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """The picture, its width and least width in CSS pixels, and how many classes of how many it shows."""
+    """The image, its width and least width in CSS pixels, and how many classes of how many it shows."""
 
     svg: Markup
     width_px: int
@@ -36,7 +36,7 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """`num` of the `support` pictures of `true_label` were said to be `label`."""
+    """`num` of the `support` images of `true_label` were said to be `label`."""
 
     true_label: str
     label: str
@@ -45,7 +45,7 @@ class Confusion:
 
 
 def worst_pairs(metrics: ClassificationMetrics, *, most: int = 8) -> list[Confusion]:
-    """The pairs of classes that are taken for one another most often, by number of pictures."""
+    """The pairs of classes that are taken for one another most often, by number of images."""
     wrong = metrics.confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
@@ -91,7 +91,7 @@ def matrix(metrics: ClassificationMetrics) -> Matrix:
 
 
 def _worth_showing(confusion: NDArray[np.int64]) -> list[int]:
-    """All classes, or in their order those with the most pictures wrongly said to be or not to be of them."""
+    """All classes, or in their order those with the most images wrongly said to be or not to be of them."""
     if len(confusion) <= MOST:
         return list(range(len(confusion)))
     wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
@@ -101,7 +101,7 @@ def _worth_showing(confusion: NDArray[np.int64]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sizes:
-    """In units of the picture: a cell's side, the font, and the room for names at the left and on top."""
+    """In units of the image: a cell's side, the font, and the room for names at the left and on top."""
 
     cell: float
     font: float
@@ -155,7 +155,7 @@ def _cells(
         right = row == column
         opacity = 0.12 + 0.88 * number / of
         x, y = size.left + column * size.cell, size.top + row * size.cell
-        says = f"{name(rows[row])} said to be {name(columns[column])}: {number:,} of {count(of, 'picture')}"
+        says = f"{name(rows[row])} said to be {name(columns[column])}: {number:,} of {count(of, 'image')}"
         texts.append(
             f'<rect class="{"right" if right else "wrong"}" fill-opacity="{opacity:.2f}" x="{x:.1f}" y="{y:.1f}" '
             f'width="{size.cell:g}" height="{size.cell:g}"><title>{escape(says)}</title></rect>'

@@ -56,7 +56,7 @@ class Content:
 
     what: str
     lead: str
-    cards: tuple[Card, ...]
+    infos: tuple[Card, ...]
     table: Table
     plots: tuple[Plot, ...]
     wrong: tuple[Wrong, ...]

@@ -17,11 +17,11 @@ from batchtag.evaluation.report.plots import Curve, by_size, curves, reliability
 def of_detector(metrics: DetectionMetrics) -> Content:
     """The content of its page."""
     summary = metrics.summary
-    cards = (
+    infos = (
         Card(title="AP", value=score(summary["AP"]), meaning="COCO's own: mean over overlaps of 0.50 to 0.95"),
         Card(title="AP50", value=score(summary["AP50"]), meaning="a box counts if it overlaps by half (IoU 0.50)"),
         Card(title="AP75", value=score(summary["AP75"]), meaning="boxes must fit closely (IoU 0.75)"),
-        Card(title="AR100", value=score(summary["AR100"]), meaning="share found, with up to 100 boxes a picture"),
+        Card(title="AR100", value=score(summary["AR100"]), meaning="share found, with up to 100 boxes an image"),
     )
     most = max(metrics.mistake_counts.values(), default=0)
     wrong = tuple(
@@ -32,7 +32,7 @@ def of_detector(metrics: DetectionMetrics) -> Content:
     return Content(
         what="detector",
         lead=_detector_lead(metrics),
-        cards=cards,
+        infos=infos,
         table=_detector_table(metrics),
         plots=(
             _precision_recall(metrics),
@@ -45,11 +45,11 @@ def of_detector(metrics: DetectionMetrics) -> Content:
 
 def _detector_lead(metrics: DetectionMetrics) -> str:
     if not metrics.num_true:
-        return f"There is no labelled object on {count(metrics.num_images, 'picture')}, so there is nothing to find."
+        return f"There is no labelled object on {count(metrics.num_images, 'image')}, so there is nothing to find."
     judged = [one for one in metrics.per_class if one.threshold.precision > 0]
     hits = sum(one.threshold.recall * one.num_true for one in judged)
     said = sum(one.threshold.recall * one.num_true / one.threshold.precision for one in judged)
-    objects = f"{count(metrics.num_true, 'object')} on {count(metrics.num_images, 'picture')}"
+    objects = f"{count(metrics.num_true, 'object')} on {count(metrics.num_images, 'image')}"
     if not hits:
         return f"Of {objects} it finds none."
     return (

@@ -31,7 +31,7 @@ def share(value: float) -> str:
 
 
 def count(number: int, what: str = "", many: str = "") -> str:
-    """1204, "picture" as "1,204 pictures"; `many` where the plural is another."""
+    """1204, "image" as "1,204 images"; `many` where the plural is another."""
     if not what:
         return f"{number:,}"
     return f"{number:,} {what if number == 1 else many or f'{what}s'}"

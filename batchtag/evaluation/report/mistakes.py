@@ -1,6 +1,6 @@
-"""The worst mistakes as pictures: cut out around what is wrong, small, inside the page.
+"""The worst mistakes as images: cut out around what is wrong, small, inside the page.
 
-Boxes are drawn over the picture, not into it, so that they stay sharp: the true one dashed, the found one solid, which
+Boxes are drawn over the image, not into it, so that they stay sharp: the true one dashed, the found one solid, which
 is told apart without colours too.
 """
 
@@ -22,8 +22,8 @@ from batchtag.types import DecodedImage
 
 MOST = 24
 LONGEST_PX = 400
-Pictures = Callable[[int], DecodedImage | None]
-"""Gives picture number i of the evaluation, upright; None if it cannot be had any more."""
+Images = Callable[[int], DecodedImage | None]
+"""Gives image number i of the evaluation, upright; None if it cannot be had any more."""
 Box = tuple[float, float, float, float]
 
 KINDS = {
@@ -39,21 +39,21 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One picture of the page. `picture` is "" where it could not be opened."""
+    """One image of the page. `image` is "" where it could not be opened."""
 
     kind: str
     words: str
     uri: str
     file: str
-    picture: Markup
+    image: Markup
 
 
-def of_detection(mistakes: Sequence[DetectionMistake], *, pictures: Pictures, uris: Sequence[str]) -> list[Shown]:
+def of_detection(mistakes: Sequence[DetectionMistake], *, images: Images, uris: Sequence[str]) -> list[Shown]:
     """At most 24, the worst of each kind in turn, and then kind by kind."""
     by_kind = [[one for one in mistakes if one.kind == kind] for kind in KINDS]
     chosen = [one for turn in zip_longest(*by_kind) for one in turn if one is not None][:MOST]
     chosen.sort(key=lambda one: list(KINDS).index(one.kind))
-    opened = _Opened(pictures)
+    opened = _Opened(images)
     shown = []
     for one in chosen:
         true = one.true_box_xyxy
@@ -61,7 +61,7 @@ def of_detection(mistakes: Sequence[DetectionMistake], *, pictures: Pictures, ur
         words = _said(one)
         uri = _uri(uris, one.image)
         svg = opened.svg(one.image, [(box, css) for box, css in boxes if math.isfinite(box[0])], says=words)
-        shown.append(Shown(kind=KINDS[one.kind][0], words=words, uri=name(uri), file=file_name(uri), picture=svg))
+        shown.append(Shown(kind=KINDS[one.kind][0], words=words, uri=name(uri), file=file_name(uri), image=svg))
     return shown
 
 
@@ -80,35 +80,33 @@ def _said(one: DetectionMistake) -> str:
             return f"{label} {score(one.score, 2)}"
 
 
-def of_classification(
-    mistakes: Sequence[ClassificationMistake], *, pictures: Pictures, uris: Sequence[str]
-) -> list[Shown]:
+def of_classification(mistakes: Sequence[ClassificationMistake], *, images: Images, uris: Sequence[str]) -> list[Shown]:
     """The first 24 as they are given: the most confident."""
-    opened = _Opened(pictures)
+    opened = _Opened(images)
     shown = []
     for one in mistakes[:MOST]:
         said = f"said {name(one.label, 28)} {score(one.score, 2)}" if one.label else "nothing said"
         words = f"{said}, but it is {name(one.true_label, 28)} ({score(one.true_score, 2)})"
         uri = _uri(uris, one.image)
-        picture = opened.svg(one.image, [], says=words)
-        shown.append(Shown(kind="", words=words, uri=name(uri), file=file_name(uri), picture=picture))
+        image = opened.svg(one.image, [], says=words)
+        shown.append(Shown(kind="", words=words, uri=name(uri), file=file_name(uri), image=image))
     return shown
 
 
 def _uri(uris: Sequence[str], image: int) -> str:
-    return uris[image] if image < len(uris) else f"picture {image + 1}"
+    return uris[image] if image < len(uris) else f"image {image + 1}"
 
 
 class _Opened:
-    """The pictures, the last one kept: mistakes of one picture often come together."""
+    """The images, the last one kept: mistakes of one image often come together."""
 
-    def __init__(self, pictures: Pictures) -> None:
-        self._pictures = pictures
+    def __init__(self, images: Images) -> None:
+        self._images = images
         self._last: tuple[int, DecodedImage | None] = (-1, None)
 
     def svg(self, image: int, boxes: Sequence[tuple[Box, str]], *, says: str) -> Markup:
         if self._last[0] != image:
-            self._last = (image, self._pictures(image))
+            self._last = (image, self._images(image))
         opened = self._last[1]
         return Markup("") if opened is None else _svg(opened, boxes, says=says)
 
@@ -127,14 +125,14 @@ def _svg(image: DecodedImage, boxes: Sequence[tuple[Box, str]], *, says: str) ->
         for (x0, y0, x1, y1), kind in scaled
         for css in ("under", kind)
     )
-    opening = Markup('<svg class="picture{}" viewBox="{} {} {} {}" role="img" aria-label="{}">').format(
+    opening = Markup('<svg class="image{}" viewBox="{} {} {} {}" role="img" aria-label="{}">').format(
         "" if boxes else " whole", left, top, right - left, bottom - top, says
     )
     return opening + Markup('<image {} href="{}"/>{}</svg>').format(frame, _data_uri(part), rects)
 
 
 def _part(boxes: Iterable[Box], width: int, height: int) -> tuple[int, int, int, int]:
-    """What of the picture to show: all without boxes, else 4:3 around them, with enough around to know the place."""
+    """What of the image to show: all without boxes, else 4:3 around them, with enough around to know the place."""
     boxes = list(boxes)
     if not boxes:
         return 0, 0, width, height
@@ -148,7 +146,7 @@ def _part(boxes: Iterable[Box], width: int, height: int) -> tuple[int, int, int,
     return int(x), int(y), max(int(x) + 1, round(x + wide)), max(int(y) + 1, round(y + high))
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _data_uri(image: Image.Image) -> str:
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=78)
+    image.save(out, "JPEG", quality=78)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -23,7 +23,7 @@ def render(
     *,
     about: About,
     uris: Sequence[str],
-    pictures: mistakes.Pictures,
+    images: mistakes.Images,
     history: Sequence[Mapping[str, float]],
     best_epoch: int,
 ) -> str:
@@ -32,11 +32,11 @@ def render(
     pairs: list[confusion.Confusion] = []
     if isinstance(metrics, DetectionMetrics):
         body = of_detector(metrics)
-        shown = mistakes.of_detection(metrics.mistakes, pictures=pictures, uris=uris)
+        shown = mistakes.of_detection(metrics.mistakes, images=images, uris=uris)
         num_mistakes = sum(metrics.mistake_counts.values())
     else:
         body = of_classifier(metrics)
-        shown = mistakes.of_classification(metrics.mistakes, pictures=pictures, uris=uris)
+        shown = mistakes.of_classification(metrics.mistakes, images=images, uris=uris)
         num_mistakes = metrics.num_mistakes
         if metrics.num_images:
             matrix, pairs = confusion.matrix(metrics), confusion.worst_pairs(metrics)

@@ -89,7 +89,7 @@ def by_size(summary: Mapping[str, float]) -> Plot:
         svg = as_svg(figure, says=f"{title}: AP of {said}")
     caption = (
         "Small is an area below 32 by 32 pixels, large one from 96 by 96. AP: how well they are found and placed; AR: "
-        f"what share is found with up to 100 boxes a picture. {NOTHING}: there are none."
+        f"what share is found with up to 100 boxes an image. {NOTHING}: there are none."
     )
     legend = (Key(name="AP", css="--s0"), Key(name="AR", css="--s1"))
     return Plot(title=title, caption=caption, svg=svg, legend=legend)

@@ -27,7 +27,7 @@ def course(history: History, *, best_epoch: int = 0) -> list[Plot]:
         plots.append(_lines(epochs, losses, title="Loss while training", caption=caption, best_epoch=best_epoch))
     if figures:
         caption = f"The weights of epoch {best_epoch} were kept." if best_epoch else ""
-        title = "On pictures not trained on"
+        title = "On images not trained on"
         plots.append(_lines(epochs, figures, title=title, caption=caption, best_epoch=best_epoch, top=1.02))
     return plots
 

@@ -15,7 +15,7 @@ _PAIRS = {"cpu": 2**22, "cuda": 2**25}
 _ROUNDS = 4
 """Between two looks whether anything changed, each of which waits for the device."""
 _FEW = {"cpu": 1000, "cuda": 25_000}
-"""Of up to so many boxes of a picture, torchvision moves the groups apart and suppresses all at once; see `apart`."""
+"""Of up to so many boxes of an image, torchvision moves the groups apart and suppresses all at once; see `apart`."""
 
 
 def kept(boxes: Tensor, is_there: Tensor, *, iou_threshold: float) -> Tensor:
@@ -61,7 +61,7 @@ def _side(low: Tensor, high: Tensor) -> Tensor:
 
 
 def apart(boxes: Tensor, labels: Tensor, images: Tensor, *, num_images: int) -> Tensor:
-    """Boxes (N, 4) moved as torchvision's `batched_nms` moves them where a picture has few: each label to a place of
+    """Boxes (N, 4) moved as torchvision's `batched_nms` moves them where an image has few: each label to a place of
     its own. Groups need none here; but so far from zero a box is rounded, and so must it be to the same answers.
     """
     if not len(boxes):

@@ -1,9 +1,9 @@
-"""Faster R-CNN over a batch without a loop over its pictures: torchvision's answers in fewer and larger steps.
+"""Faster R-CNN over a batch without a loop over its images: torchvision's answers in fewer and larger steps.
 
-torchvision resizes, filters proposals, suppresses and scales boxes back picture by picture, and waits for the device a
-dozen times in each; a GPU that needs 2 ms for the convolutions of a picture then waits for Python. Here each of these
+torchvision resizes, filters proposals, suppresses and scales boxes back image by image, and waits for the device a
+dozen times in each; a GPU that needs 2 ms for the convolutions of an image then waits for Python. Here each of these
 is done once for the batch: only proposals that are chosen are decoded, anchors of a shape are kept, suppression is one
-for all pictures and levels (or classes). The numbers are computed by the same formulas, so they are the same numbers.
+for all images and levels (or classes). The numbers are computed by the same formulas, so they are the same numbers.
 Networks that are not exactly torchvision's own classes go torchvision's way, and so do CPUs in float32: comparing all
 boxes with all at once is more arithmetic than walking down a list (four photos of resnet50_fpn on one core: 522 ms for
 proposals and boxes here, 106 ms there), which only a GPU has to spare.
@@ -26,7 +26,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from batchtag.models.acceleration.batched_nms import apart, grouped, kept
 
 _SMALLEST_BOX = 1e-2
-"""torchvision's own, in pixels of the resized picture."""
+"""torchvision's own, in pixels of the resized image."""
 _SHAPES = 64
 """Kept anchors: a dozen MB each of the largest."""
 
@@ -45,10 +45,10 @@ def goes_in_batches(network: Any) -> bool:
 
 
 class RcnnInBatches(nn.Module):
-    """Called with pictures (3, H, W) on the network's device, uint8 or float32 in 0 to 1, of one padded shape.
+    """Called with images (3, H, W) on the network's device, uint8 or float32 in 0 to 1, of one padded shape.
 
-    Gives all their boxes as (N, 7) float32 on the device: corners in pixels of the picture given, score, label, and the
-    number of the picture in the call; by picture, and best first in each.
+    Gives all their boxes as (N, 7) float32 on the device: corners in pixels of the image given, score, label, and the
+    number of the image in the call; by image, and best first in each.
     """
 
     def __init__(self, network: Any) -> None:
@@ -56,24 +56,24 @@ class RcnnInBatches(nn.Module):
         self.network = network
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
 
-    def forward(self, pictures: Sequence[Tensor]) -> Tensor:
-        batch, sizes = prepared(self.network.transform, pictures)
+    def forward(self, images: Sequence[Tensor]) -> Tensor:
+        batch, sizes = prepared(self.network.transform, images)
         features = self.network.backbone(batch)
         limits = torch.tensor(sizes, dtype=torch.float32).to(batch.device)
         proposals = self.proposals(batch, features, limits)
-        images = torch.arange(len(proposals)).repeat_interleave(torch.tensor([len(one) for one in proposals]))
-        images = images.to(batch.device)
+        image_ids = torch.arange(len(proposals)).repeat_interleave(torch.tensor([len(one) for one in proposals]))
+        image_ids = image_ids.to(batch.device)
         logits, offsets = self._look_closer(features, proposals, sizes)
-        boxes, scores, labels, images = self.detections(logits, offsets, torch.cat(proposals), images, limits)
-        given = torch.tensor([picture.shape[-2:] for picture in pictures], dtype=torch.float32)
-        scale_yx = (given / torch.tensor(sizes, dtype=torch.float32)).to(batch.device)[images]
+        boxes, scores, labels, image_ids = self.detections(logits, offsets, torch.cat(proposals), image_ids, limits)
+        given = torch.tensor([image.shape[-2:] for image in images], dtype=torch.float32)
+        scale_yx = (given / torch.tensor(sizes, dtype=torch.float32)).to(batch.device)[image_ids]
         boxes = boxes * scale_yx[:, [1, 0, 1, 0]]
-        return torch.cat([boxes, scores[:, None], labels[:, None].float(), images[:, None].float()], dim=1)
+        return torch.cat([boxes, scores[:, None], labels[:, None].float(), image_ids[:, None].float()], dim=1)
 
     def proposals(self, batch: Tensor, features: Any, limits: Tensor) -> list[Tensor]:
-        """Where to look closer: (P, 4) float32 in pixels of the resized picture for each picture, best first.
+        """Where to look closer: (P, 4) float32 in pixels of the resized image for each image, best first.
 
-        `limits` (N, 2) float32 is each resized picture's height and width.
+        `limits` (N, 2) float32 is each resized image's height and width.
         """
         rpn = self.network.rpn
         levels = list(features.values())
@@ -93,7 +93,7 @@ class RcnnInBatches(nn.Module):
         return self._filtered(chosen, limits)
 
     def _anchors_of(self, batch: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        """(A, 4) float32 for all levels of one picture. They depend on shapes alone."""
+        """(A, 4) float32 for all levels of one image. They depend on shapes alone."""
         key = (tuple(batch.shape[-2:]), *(tuple(level.shape[-2:]) for level in levels))
         anchors = self._anchors.get(key)
         if anchors is None:
@@ -139,7 +139,7 @@ class RcnnInBatches(nn.Module):
     def detections(
         self, logits: Tensor, offsets: Tensor, proposals: Tensor, images: Tensor, limits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes (N, 4) in pixels of the resized picture, scores, labels and pictures (N,); by picture, best first."""
+        """Boxes (N, 4) in pixels of the resized image, scores, labels and images (N,); by image, best first."""
         heads, num_classes, num_images = self.network.roi_heads, logits.shape[-1], len(limits)
         all_scores = logits.softmax(dim=-1)
         all_boxes = heads.box_coder.decode_single(offsets, proposals).view(-1, num_classes, 4)
@@ -162,15 +162,15 @@ class RcnnInBatches(nn.Module):
         return boxes[keep], scores[keep], labels[keep], images[keep]
 
 
-def prepared(transform: Any, pictures: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """What torchvision's transform makes of pictures (3, H, W): one batch (N, 3, H, W) float32, and the size of each
-    within it, before padding. Pictures of one shape go through all of it together.
+def prepared(transform: Any, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """What torchvision's transform makes of images (3, H, W): one batch (N, 3, H, W) float32, and the size of each
+    within it, before padding. Images of one shape go through all of it together.
     """
-    if len({picture.shape for picture in pictures}) == 1:
-        ready = [_resized(transform, torch.stack(list(pictures)))]
-        sizes = [ready[0].shape[-2:]] * len(pictures)
+    if len({image.shape for image in images}) == 1:
+        ready = [_resized(transform, torch.stack(list(images)))]
+        sizes = [ready[0].shape[-2:]] * len(images)
     else:
-        ready = [_resized(transform, picture[None]) for picture in pictures]
+        ready = [_resized(transform, image[None]) for image in images]
         sizes = [one.shape[-2:] for one in ready]
     stride = transform.size_divisible
     height, width = (-(-max(size[side] for size in sizes) // stride) * stride for side in (0, 1))
@@ -178,9 +178,9 @@ def prepared(transform: Any, pictures: Sequence[Tensor]) -> tuple[Tensor, list[t
     return torch.cat(padded), [(int(size[0]), int(size[1])) for size in sizes]
 
 
-def _resized(transform: Any, pictures: Tensor) -> Tensor:
+def _resized(transform: Any, images: Tensor) -> Tensor:
     """(N, 3, H, W) uint8 or float32 to float32, normalised, of the size that the network wants."""
-    values = pictures if pictures.is_floating_point() else pictures.float().div_(255)
+    values = images if images.is_floating_point() else images.float().div_(255)
     mean, std = (values.new_tensor(rgb)[:, None, None] for rgb in (transform.image_mean, transform.image_std))
     values = (values - mean) / std
     height, width = values.shape[-2:]
@@ -194,6 +194,6 @@ def _resized(transform: Any, pictures: Tensor) -> Tensor:
 
 
 def _inside(boxes: Tensor, limits: Tensor) -> Tensor:
-    """Boxes (..., 4) clipped to their picture; `limits` (..., 2) is its height and width."""
+    """Boxes (..., 4) clipped to their image; `limits` (..., 2) is its height and width."""
     most = torch.stack([limits[..., 1], limits[..., 0]] * 2, dim=-1)
     return torch.minimum(boxes.clamp(min=0), most)

@@ -3,7 +3,7 @@
 Optional (`pip install 'batchtag[openvino]'`): Intel's own and well kept library, quick on AMD's processors too.
 What decides what a box is (proposals, suppression, thresholds) stays torchvision's; only parts that are arithmetic from
 one end to the other are replaced, each by something that is called like it. Large convolutions go Winograd's way
-(`winograd`). A part that cannot be compiled, or whose answers on another picture differ from its own, stays as it is.
+(`winograd`). A part that cannot be compiled, or whose answers on another image differ from its own, stays as it is.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def graph_of(part: nn.Module, example: Any) -> Any:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.trace, which OpenVINO reads networks by, is on its way out
         # Traced by OpenVINO itself, which lets torch trace twice to compare and freezes nothing, mobilenet_v3_large
-        # takes 2.9 s instead of 1.1 and comes to the same numbers. `compile_part` compares on another picture.
+        # takes 2.9 s instead of 1.1 and comes to the same numbers. `compile_part` compares on another image.
         traced = torch.jit.freeze(trace(_Flat(part, takes).eval(), tuple(inputs), check_trace=False))
         return openvino.convert_model(traced, example_input=tuple(inputs))
 
@@ -169,7 +169,7 @@ class _Flat(nn.Module):
 def compile_detector(network: Any, *, threads: int) -> None:
     """Compile the parts of a torchvision detection network that look at pixels and features, in place.
 
-    Where it resizes all pictures to one size, no side of what these take stays open, and pictures go one at a time.
+    Where it resizes all images to one size, no side of what these take stays open, and images go one at a time.
     """
     larger = larger_than_examples(network.transform)
     batch = 1 if network.transform.fixed_size is not None else None

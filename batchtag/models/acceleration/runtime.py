@@ -1,6 +1,6 @@
-"""What networks compute with: the device, the engine on it, and how many pictures at a time.
+"""What networks compute with: the device, the engine on it, and how many images at a time.
 
-On CPUs a picture is one thread's work from its pixels to its tags, and as many threads look as there are cores: threads
+On CPUs an image is one thread's work from its pixels to its tags, and as many threads look as there are cores: threads
 that share one convolution wait for one another at its end, and for the decoder's threads in between. Nothing is padded
 or batched beside a neighbour then. On a GPU one thread looks at batches. Importable without torch.
 """
@@ -23,16 +23,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How a model is to compute. `batch_size` is how many pictures share a forward pass at most; None: as suits."""
+    """How a model is to compute. `batch_size` is how many images share a forward pass at most; None: as suits."""
 
     device: str = "cpu"
     engine: Engine = "torch"
     threads: int = 1
-    """On CPUs: how many pictures are looked at at a time, each by one thread. With 1, torch's own threads share one."""
+    """On CPUs: how many images are looked at at a time, each by one thread. With 1, torch's own threads share one."""
     precision: Precision = "float32"
     """What networks compute in."""
     batch_size: int | None = None
-    """A detector that looks at pictures side by side (`has_lanes`) takes each alone, whatever this says."""
+    """A detector that looks at images side by side (`has_lanes`) takes each alone, whatever this says."""
 
     @property
     def on_gpu(self) -> bool:
@@ -40,14 +40,14 @@ class Runtime:
 
     @property
     def has_lanes(self) -> bool:
-        """Whether pictures are looked at side by side."""
+        """Whether images are looked at side by side."""
         return self.threads > 1 and not self.on_gpu
 
 
 def engine_on(device: str, *, asked: Literal["auto", "torch", "openvino"] = "auto") -> Engine:
     """The engine for a device: by default OpenVINO on CPUs where it is installed. Raises UsageError for what cannot be.
 
-    Measured on one core of an EPYC: mobilenet_v3_large 14.1 ms a picture in torch and 5.9 in OpenVINO, resnet50 112 and
+    Measured on one core of an EPYC: mobilenet_v3_large 14.1 ms an image in torch and 5.9 in OpenVINO, resnet50 112 and
     79, fasterrcnn_resnet50_fpn_v2 8.0 s and 6.1 s; large convolutions took the direct way then (`winograd`).
     """
     on_cpu = not device.startswith("cuda")

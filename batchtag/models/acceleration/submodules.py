@@ -21,7 +21,7 @@ def replace_parts(network: Any, make: Make) -> None:
     """Put what `make` gives in the place of each part. The network is in evaluation mode, in float32."""
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(0)  # the process's own is not ours to draw from
-    first, second = (torch.rand(shape, generator=generator).to(device) for shape in _pictures(network.transform))
+    first, second = (torch.rand(shape, generator=generator).to(device) for shape in _images(network.transform))
     with torch.inference_mode():
         features = [list(network.backbone(one).values()) for one in (first, second)]
     network.backbone = make(network.backbone, first, second)
@@ -39,27 +39,27 @@ def replace_parts(network: Any, make: Make) -> None:
 
 
 def larger_than_examples(transform: Any) -> float:
-    """How many times as wide and high as in the first input of `replace_parts` a picture usually is."""
+    """How many times as wide and high as in the first input of `replace_parts` an image usually is."""
     if transform.fixed_size is not None:
         return 1.0
-    return float(transform.min_size[-1] / min(_pictures(transform)[0][-2:]))
+    return float(transform.min_size[-1] / min(_images(transform)[0][-2:]))
 
 
 def settle_scales(network: Any) -> None:
-    """Let a two-stage network learn from a plain picture how its features are scaled; on the CPU, in evaluation mode.
+    """Let a two-stage network learn from a plain image how its features are scaled; on the CPU, in evaluation mode.
 
-    torchvision infers that from the first picture it ever sees, and keeps it: from one so flat that 20 rows of pixels
+    torchvision infers that from the first image it ever sees, and keeps it: from one so flat that 20 rows of pixels
     are left of it, it learns a wrong scale, and every later box of the process is looked for in the wrong place.
     """
     pool: Any = getattr(getattr(network, "roi_heads", None), "box_roi_pool", None)
     if type(pool) is not MultiScaleRoIAlign:
         return
-    shape = _pictures(network.transform)[0]
+    shape = _images(network.transform)[0]
     with torch.inference_mode():
         pool(network.backbone(torch.zeros(shape)), [torch.tensor([[0.0, 0.0, 16.0, 16.0]])], [tuple(shape[-2:])])
 
 
-def _pictures(transform: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _images(transform: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of two small inputs of a backbone; of the only size there is, if the network has one."""
     divisor = transform.size_divisible
     if transform.fixed_size is not None:

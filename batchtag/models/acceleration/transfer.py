@@ -37,13 +37,13 @@ class _Memory:
 
 
 def check(image: NDArray[np.uint8]) -> None:
-    """Raises ValueError for an array that is no picture."""
+    """Raises ValueError for an array that is no image."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"an image must be (H, W, 3) uint8 with pixels in it, got {image.shape} {image.dtype}")
 
 
 class Uploads:
-    """Pictures on their way to a GPU while it computes: a thread, a stream and pinned memory of their own."""
+    """Images on their way to a GPU while it computes: a thread, a stream and pinned memory of their own."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -51,7 +51,7 @@ class Uploads:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload")
 
     def ahead(self, batches: Sequence[Sequence[NDArray[np.uint8]]]) -> Iterator[list[Tensor]]:
-        """Each batch as `to_device` gives pictures, ready for the current stream; the next one travels meanwhile."""
+        """Each batch as `to_device` gives images, ready for the current stream; the next one travels meanwhile."""
         left = iter(batches)
         started = deque(self._pool.submit(self._start, batch) for batch in itertools.islice(left, _AHEAD))
         for batch in batches:

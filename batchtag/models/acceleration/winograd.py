@@ -6,13 +6,13 @@ and ARM; on x86 it convolves directly. Here it is made of ordinary operators: pa
 sides by products of matrices, meet the turned weights in 36 more, and are turned back. A feature pyramid, its proposal
 head and the convolutions of a box head are most of such a detector's arithmetic, and all of this kind.
 
-Two forms. Where every side is known, channels stay innermost as OpenVINO's convolutions have them, pictures of a batch
+Two forms. Where every side is known, channels stay innermost as OpenVINO's convolutions have them, images of a batch
 are more patches, and a bias and a ReLU behind the convolution are applied before the next one takes over: so channels
-are moved nowhere. One picture of unknown size has its patches innermost: there OpenVINO 2026.4 would move the channels
+are moved nowhere. One image of unknown size has its patches innermost: there OpenVINO 2026.4 would move the channels
 in earnest, and slowly.
 
 One core of an EPYC with AVX2, against OpenVINO's own convolution: 256 channels of 100 x 100 pixels 2.2 times as fast,
-four times 128 of 28 x 28 2.0, four times 64 of 56 x 56 1.4, 50 times 256 of 7 x 7 1.6; one picture of unknown size
+four times 128 of 28 x 28 2.0, four times 64 of 56 x 56 1.4, 50 times 256 of 7 x 7 1.6; one image of unknown size
 gains nothing with 64, and where few patches share the turned weights, reading those takes longer than multiplying. It
 costs memory: weights take four times as much, and what lies between, of a map of 256 channels and 200 x 336 pixels,
 370 MB for each caller. Answers differ in the fifth digit, ten times as much as by the direct way. Importable where
@@ -96,7 +96,7 @@ def use_winograd(model: Any, usual: Sequence[Shape], *, max_bytes: int) -> int:
         if is_known:
             _replace_with_what_follows(node, turned[key])
         else:
-            node.output(0).replace(_of_one_picture(node.input_value(0), turned[key]).output(0))
+            node.output(0).replace(_of_one_image(node.input_value(0), turned[key]).output(0))
         replaced += 1
     model.validate_nodes_and_infer_types()
     return replaced
@@ -138,7 +138,7 @@ def _turned(weights: NDArray[np.float32], *, channels_last: bool) -> NDArray[np.
 
 
 def _replace_with_what_follows(node: Any, weights: Any) -> None:
-    """Replace a convolution of pictures of known size, with the bias and the ReLU that follow it, if they do."""
+    """Replace a convolution of images of known size, with the bias and the ReLU that follow it, if they do."""
     given, last = _of_known_size(node.input_value(0), weights), node
     following = _only_user(last)
     if following is not None and following.get_type_name() == "Add" and (bias := _bias(following)) is not None:
@@ -180,7 +180,7 @@ def _of_known_size(pixels: Any, weights: Any) -> Any:
     return op.slice(whole, _constant([0, 0]), _constant([height, width]), _constant([1, 1]), _constant([1, 2]))
 
 
-def _of_one_picture(pixels: Any, weights: Any) -> Any:
+def _of_one_image(pixels: Any, weights: Any) -> Any:
     """The node that gives (1, K, H, W) from (1, C, H, W), H and W unknown; `weights` is the constant (36, K, C)."""
     num_out, num_in = weights.shape[1:]
     size = _height_width(pixels)

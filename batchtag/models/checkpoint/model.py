@@ -29,7 +29,7 @@ from batchtag.models.checkpoint.model_file import (
     WEIGHTS,
     DetectorFile,
     ModelFile,
-    card_of,
+    info_of,
     parsed,
     read_file,
     weights_file,
@@ -128,12 +128,12 @@ def load(spec: CheckpointSpec, *, runtime: Runtime) -> Detector | Classifier:
     """The model, ready to look, in float32 also where its weights are stored in float16."""
     described = read_file(spec)
     network = _network(spec, described)
-    card = card_of(spec, described)
+    info = info_of(spec, described)
     if isinstance(described, DetectorFile):
-        return Detector(network, card=card, runtime=runtime)
+        return Detector(network, info=info, runtime=runtime)
     return Classifier(
         network,
-        card=card,
+        info=info,
         preprocessing=Preprocessing(**described.preprocessing.model_dump()),
         score_floor=spec.score_floor,
         max_tags=most_tags(spec, task=described.task),

@@ -18,7 +18,7 @@ from batchtag.config.base import Spec
 from batchtag.config.model import CheckpointSpec
 from batchtag.errors import ModelError, StorageError, UsageError
 from batchtag.models.downloads import cache_folder, check_file, fetch_file
-from batchtag.models.info import digest_of, make_card, tag_labels
+from batchtag.models.info import digest_of, make_info, tag_labels
 from batchtag.models.torchvision.zoo import builder, task_of
 from batchtag.models.torchvision.zoo_table import SMALL_FASTER_RCNN, SMALL_SIZES
 from batchtag.storage import absolute_uri, join_uri, open_store, scheme_of
@@ -91,12 +91,12 @@ def prepare(spec: CheckpointSpec) -> ModelInfo:
     """The card, with the weights on this machine and checked against model.json."""
     described = read_file(spec)
     weights_file(spec, described)
-    return card_of(spec, described)
+    return info_of(spec, described)
 
 
 def describe(spec: CheckpointSpec) -> ModelInfo:
     """The card by model.json alone."""
-    return card_of(spec, read_file(spec))
+    return info_of(spec, read_file(spec))
 
 
 def read_file(spec: CheckpointSpec) -> ModelFile:
@@ -160,24 +160,26 @@ def _few(labels: Sequence[str]) -> str:
     return ", ".join(map(repr, labels[:8])) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
 
 
-def card_of(spec: CheckpointSpec, described: ModelFile) -> ModelInfo:
+def info_of(spec: CheckpointSpec, described: ModelFile) -> ModelInfo:
     """The card of the model that a file describes."""
-    return make_card(
+    return make_info(
         spec,
         task=described.task,
         facts={"checkpoint": described.digest},
         labels=tag_labels(described.labels, task=described.task),
-        need=_detector_need(described) if isinstance(described, DetectorFile) else _classifier_need(described),
+        input_resolution=_detector_resolution(described)
+        if isinstance(described, DetectorFile)
+        else _classifier_resolution(described),
         gflops=_published_gflops(described.architecture),
         thresholds=described.thresholds,
     )
 
 
-def _classifier_need(described: ClassifierFile) -> InputResolution:
+def _classifier_resolution(described: ClassifierFile) -> InputResolution:
     return InputResolution(mode="cover", shorter_px=described.preprocessing.resize_size)
 
 
-def _detector_need(described: DetectorFile) -> InputResolution:
+def _detector_resolution(described: DetectorFile) -> InputResolution:
     """As the built network has it: what the file says of its input, else its builder's arguments, else the builder."""
     if described.architecture == SMALL_FASTER_RCNN:
         facts: dict[str, Any] = {"fixed_size": None} | SMALL_SIZES

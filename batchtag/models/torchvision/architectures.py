@@ -66,7 +66,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     network.load_state_dict(state)
 
 
-def detector_need(builder: str, arguments: Mapping[str, Any]) -> tuple[InputResolution, dict[str, Any]]:
+def detector_resolution(builder: str, arguments: Mapping[str, Any]) -> tuple[InputResolution, dict[str, Any]]:
     """How many pixels a detector looks at, and its preprocessing in plain data.
 
     Both are known to the built network only, so it is built on the meta device: 0.1 s and no memory.

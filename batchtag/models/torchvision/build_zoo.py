@@ -13,7 +13,7 @@ from torchvision import models
 
 from batchtag.models.downloads import file_name
 from batchtag.models.preprocessing import Preprocessing
-from batchtag.models.torchvision.architectures import detector_need, untrained_arguments
+from batchtag.models.torchvision.architectures import detector_resolution, untrained_arguments
 from batchtag.models.torchvision.zoo_table import TABLE, Builder, Weights, installed
 
 if TYPE_CHECKING:
@@ -34,18 +34,18 @@ def builder(name: str, task: Task) -> Builder:
     data_set, metric = _METRIC[task]
     weights: dict[str, Weights] = {}
     if task == "detect":
-        need, preprocessing = detector_need(name, untrained_arguments(name, task=task))
+        input_resolution, preprocessing = detector_resolution(name, untrained_arguments(name, task=task))
     for member in members:
         meta: dict[str, Any] = member.meta
         if not meta["categories"]:
             continue  # VGG16's IMAGENET1K_FEATURES
         if task == "classify":
             preset = Preprocessing.of_preset(member.transforms())
-            need, preprocessing = preset.need, preset.facts()
+            input_resolution, preprocessing = preset.input_resolution, preset.facts()
         weights[member.name] = Weights(
             file=file_name(member.url),
             categories=tuple(meta["categories"]),
-            need=need,
+            input_resolution=input_resolution,
             preprocessing=preprocessing,
             gflops=float(meta.get("_ops", 0.0)),
             num_params=meta["num_params"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from batchtag.config.model import TorchvisionSpec
 from batchtag.models.acceleration.runtime import Runtime
 from batchtag.models.downloads import has_weights, sha256_prefix
-from batchtag.models.info import make_card, most_tags, tag_labels
+from batchtag.models.info import make_info, most_tags, tag_labels
 from batchtag.models.torchvision.zoo import builder, described_by, task_of, weights_name
 from batchtag.types import ModelInfo
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 def prepare(spec: TorchvisionSpec) -> ModelInfo:
     """The card, with the weights on this machine and checked."""
-    card = describe(spec)
+    info = describe(spec)
     name = weights_name(spec)
     if name and not has_weights(builder(spec.builder).weights[name].file):
         from batchtag.models.torchvision.pretrained import fetch
 
         fetch(spec)
-    return card
+    return info
 
 
 def describe(spec: TorchvisionSpec) -> ModelInfo:
@@ -36,7 +36,7 @@ def describe(spec: TorchvisionSpec) -> ModelInfo:
     task = task_of(spec.builder, asked=spec.task)
     one, name = builder(spec.builder), weights_name(spec)
     described = described_by(spec, one)
-    return make_card(
+    return make_info(
         spec,
         task=task,
         facts={
@@ -45,7 +45,7 @@ def describe(spec: TorchvisionSpec) -> ModelInfo:
             "preprocessing": dict(described.preprocessing),
         },
         labels=tag_labels(described.categories, task=task),
-        need=described.need,
+        input_resolution=described.input_resolution,
         gflops=described.gflops,
     )
 
@@ -54,17 +54,17 @@ def load(spec: TorchvisionSpec, *, runtime: Runtime) -> Detector | Classifier:
     """The model, ready to look."""
     from batchtag.models.torchvision.pretrained import network_of
 
-    card, network = describe(spec), network_of(spec)
-    if card.kind == "object":
+    info, network = describe(spec), network_of(spec)
+    if info.kind == "object":
         from batchtag.models.detector import Detector
 
-        return Detector(network, card=card, runtime=runtime)
+        return Detector(network, info=info, runtime=runtime)
     from batchtag.models.classifier import Classifier
     from batchtag.models.preprocessing import Preprocessing
 
     return Classifier(
         network,
-        card=card,
+        info=info,
         preprocessing=Preprocessing(**described_by(spec, builder(spec.builder)).preprocessing),
         score_floor=spec.score_floor,
         max_tags=most_tags(spec, task="classify"),

@@ -2,7 +2,7 @@
 
 The trunk is a ResNet of half the usual width with five basic blocks, the pyramid has 48 channels where torchvision's
 builders have 256, and the box head 256 units where they have 1,024: 2.2 million weights against 19 to 43 million, less
-than 5 MB in float16. For a few classes of things between 12 and 250 pixels of a picture resized to 320, that is enough.
+than 5 MB in float16. For a few classes of things between 12 and 250 pixels of an image resized to 320, that is enough.
 """
 
 from __future__ import annotations

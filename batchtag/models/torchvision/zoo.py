@@ -83,7 +83,10 @@ def _from_table(name: str, task: Task) -> Builder:
     weights = {
         called: Weights(
             **facts
-            | {"categories": tuple(table["categories"][facts["categories"]]), "need": InputResolution(**facts["need"])}
+            | {
+                "categories": tuple(table["categories"][facts["categories"]]),
+                "input_resolution": InputResolution(**facts["input_resolution"]),
+            }
         )
         for called, facts in one["weights"].items()
     }

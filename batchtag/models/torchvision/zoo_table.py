@@ -17,7 +17,7 @@ from batchtag.types import InputResolution
 SMALL_FASTER_RCNN = "fasterrcnn_small_fpn"
 """Our own small detector, which has no published weights and is there to be trained (`small`)."""
 SMALL_SIZES = {"min_size": 320, "max_size": 640}
-"""What it resizes pictures to, unless told otherwise."""
+"""What it resizes images to, unless told otherwise."""
 TABLE = Path(__file__).with_name("zoo.json")
 
 
@@ -25,13 +25,13 @@ TABLE = Path(__file__).with_name("zoo.json")
 class Weights:
     """One file of weights: its name, what it says, the pixels that it wants, and its publisher's figures.
 
-    `preprocessing` has the fields of `classifier.Preprocessing`, or what `architectures.detector_need` says of a
+    `preprocessing` has the fields of `classifier.Preprocessing`, or what `architectures.detector_resolution` says of a
     detector. `metric` is in percent: box mAP on COCO-val2017, or top-1 on ImageNet-1K.
     """
 
     file: str
     categories: tuple[str, ...]
-    need: InputResolution
+    input_resolution: InputResolution
     preprocessing: Mapping[str, Any]
     gflops: float
     num_params: int

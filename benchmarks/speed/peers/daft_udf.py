@@ -1,6 +1,6 @@
 """Daft, as documented: download -> decode_image -> a class with a batch method -> explode -> write_parquet.
 
-`into_batches` is its advice for pictures: by default a stage hands on 131,072 rows at once, which is the whole bucket
+`into_batches` is its advice for images: by default a stage hands on 131,072 rows at once, which is the whole bucket
 in memory before the model sees the first. Downloading and decoding are Daft's own threads and run beside the model.
 """
 
@@ -57,11 +57,11 @@ def main() -> None:
     task = given()
     daft.set_runner_native()
     s3 = S3Config(endpoint_url=task.endpoint_url, region_name=REGION, use_ssl=False)
-    pictures = daft.from_pydict({"uri": task.uris}).into_batches(4 * max(4, task.settings.batch_size))
+    images = daft.from_pydict({"uri": task.uris}).into_batches(4 * max(4, task.settings.batch_size))
     data = download(daft.col("uri"), max_connections=32, io_config=IOConfig(s3=s3))
-    pictures = pictures.with_column("image", decode_image(data, mode="RGB"))
-    tags = pictures.select("uri", tagger_of(task).look(daft.col("uri"), daft.col("image")).alias("tags"))
-    # A picture without tags is a null row after `explode`.
+    images = images.with_column("image", decode_image(data, mode="RGB"))
+    tags = images.select("uri", tagger_of(task).look(daft.col("uri"), daft.col("image")).alias("tags"))
+    # An image without tags is a null row after `explode`.
     rows = tags.explode("tags").where(daft.col("tags").not_null()).select("uri", daft.col("tags").unnest())
     rows.write_parquet(task.out)
     task.say_done()

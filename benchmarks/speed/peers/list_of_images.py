@@ -1,6 +1,6 @@
-"""torchvision's `model(list_of_images)` as everybody calls it: a loop over lists of decoded pictures, one process.
+"""torchvision's `model(list_of_images)` as everybody calls it: a loop over lists of decoded images, one process.
 
-torchvision pads a list to its largest member, so a picture's boxes depend a little on its neighbours; how far that goes
+torchvision pads a list to its largest member, so an image's boxes depend a little on its neighbours; how far that goes
 is in the table's column of agreement.
 """
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.speed.looking import Looker
-from benchmarks.speed.peers.plain import Pictures, collate
+from benchmarks.speed.peers.plain import Images, collate
 from benchmarks.speed.peers.task import given
 
 
@@ -20,11 +20,11 @@ def main() -> None:
     task = given()
     looker = Looker(task.models, threads=task.settings.threads)
     task.say_ready()
-    pictures = Pictures(task, looker.models)
+    images = Images(task, looker.models)
     tables = []
-    for start in range(0, len(pictures), task.settings.batch_size):
-        stop = min(start + task.settings.batch_size, len(pictures))
-        tables.append(looker.look(*collate([pictures[i] for i in range(start, stop)])))
+    for start in range(0, len(images), task.settings.batch_size):
+        stop = min(start + task.settings.batch_size, len(images))
+        tables.append(looker.look(*collate([images[i] for i in range(start, stop)])))
     Path(task.out).mkdir(parents=True)
     pq.write_table(pa.concat_tables(tables), Path(task.out) / "tags.parquet")
     task.say_done()

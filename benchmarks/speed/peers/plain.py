@@ -23,8 +23,8 @@ Item = tuple[str, list[Tensor]]
 Batch = tuple[list[str], list[list[Tensor]]]
 
 
-class Pictures(Dataset[Item]):
-    """Each picture of a task with what every model takes of it."""
+class Images(Dataset[Item]):
+    """Each image of a task with what every model takes of it."""
 
     def __init__(self, task: Task, models: list[Described]) -> None:
         self._task = task
@@ -56,7 +56,7 @@ def main() -> None:
     looker = Looker(task.models, threads=task.settings.threads)
     task.say_ready()
     loader = DataLoader(
-        Pictures(task, looker.models),
+        Images(task, looker.models),
         batch_size=task.settings.batch_size,
         num_workers=task.settings.workers,
         collate_fn=collate,

@@ -19,12 +19,12 @@ from pyarrow.fs import S3FileSystem
 from benchmarks.speed.looking import Looker, described, prepared
 from benchmarks.speed.peers.task import Task, given
 
-_PICTURES_A_BLOCK = 32
-"""Ray's own 200 reading tasks cost 13 ms each, more than some pictures do."""
+_IMAGES_A_BLOCK = 32
+"""Ray's own 200 reading tasks cost 13 ms each, more than some images do."""
 
 
 class Prepare:
-    """A picture as the classifiers take it; a detector's stays as the reader gave it, in bytes."""
+    """An image as the classifiers take it; a detector's stays as the reader gave it, in bytes."""
 
     def __init__(self, folders: tuple[str, ...]) -> None:
         self._models = [described(folder) for folder in folders]
@@ -62,16 +62,16 @@ def main() -> None:
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     prepare = Prepare(task.models)
-    pictures = ray.data.read_images(
+    images = ray.data.read_images(
         [f"{task.bucket}/{key}" for key in task.keys],
         filesystem=S3FileSystem(endpoint_override=task.address, scheme="http"),
         mode="RGB",
         include_paths=True,
-        override_num_blocks=max(2 * task.settings.threads, len(task.keys) // _PICTURES_A_BLOCK),
+        override_num_blocks=max(2 * task.settings.threads, len(task.keys) // _IMAGES_A_BLOCK),
     )
     if any(described(folder).task == "classify" for folder in task.models):
-        pictures = pictures.map(lambda row: prepare(row))
-    tags = pictures.map_batches(
+        images = images.map(lambda row: prepare(row))
+    tags = images.map_batches(
         Tagger,
         fn_constructor_args=(task,),
         batch_size=task.settings.batch_size,

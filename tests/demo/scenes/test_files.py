@@ -24,39 +24,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def truth(folder: Path) -> dict[str, Any]:
-    truth: dict[str, Any] = json.loads((folder / "instances.json").read_text())
-    return truth
+def ground_truth(folder: Path) -> dict[str, Any]:
+    ground_truth: dict[str, Any] = json.loads((folder / "instances.json").read_text())
+    return ground_truth
 
 
-def test_pictures_as_displayed_have_the_size_and_pixels_the_truth_speaks_of(
-    folder: Path, truth: dict[str, Any]
+def test_images_as_displayed_have_the_size_and_pixels_the_ground_truth_speaks_of(
+    folder: Path, ground_truth: dict[str, Any]
 ) -> None:
-    for number, row in enumerate(truth["images"]):
-        with Image.open(folder / "pictures" / row["file_name"]) as stored:
+    for number, row in enumerate(ground_truth["images"]):
+        with Image.open(folder / "images" / row["file_name"]) as stored:
             shown = ImageOps.exif_transpose(stored)
         assert (row["width"], row["height"]) == shown.size
         drawn = draw_scene(SEED, number).pixels
         assert np.abs(np.asarray(shown).astype(int) - drawn).mean() < 12, row["file_name"]
 
 
-def test_some_pictures_are_stored_turned_and_some_are_png(folder: Path) -> None:
+def test_some_images_are_stored_turned_and_some_are_png(folder: Path) -> None:
     orientations, formats = Counter[int](), Counter[str | None]()
-    for path in sorted((folder / "pictures").glob("shelf-*")):
-        with Image.open(path) as picture:
-            orientations[picture.getexif().get(0x0112, 1)] += 1
-            formats[picture.format] += 1
+    for path in sorted((folder / "images").glob("shelf-*")):
+        with Image.open(path) as image:
+            orientations[image.getexif().get(0x0112, 1)] += 1
+            formats[image.format] += 1
     assert set(orientations) == {1, 6, 8}
     assert set(formats) == {"JPEG", "PNG"}
 
 
-def test_annotations_are_coco_with_a_category_per_shape_and_the_brand_as_attribute(truth: dict[str, Any]) -> None:
-    assert [category["name"] for category in truth["categories"]] == [shape.name for shape in SHAPES]
-    assert [category["id"] for category in truth["categories"]] == [1, 2, 3, 4, 5, 6]
-    ids = [each["id"] for each in truth["annotations"]]
+def test_annotations_are_coco_with_a_category_per_shape_and_the_brand_as_attribute(
+    ground_truth: dict[str, Any],
+) -> None:
+    assert [category["name"] for category in ground_truth["categories"]] == [shape.name for shape in SHAPES]
+    assert [category["id"] for category in ground_truth["categories"]] == [1, 2, 3, 4, 5, 6]
+    ids = [each["id"] for each in ground_truth["annotations"]]
     assert ids == list(range(1, len(ids) + 1))
-    assert {each["image_id"] for each in truth["annotations"]} <= {row["id"] for row in truth["images"]}
-    for each in truth["annotations"]:
+    assert {each["image_id"] for each in ground_truth["annotations"]} <= {row["id"] for row in ground_truth["images"]}
+    for each in ground_truth["annotations"]:
         assert each["attributes"]["brand"] in {brand.name for brand in BRANDS}
         assert each["area"] == each["bbox"][2] * each["bbox"][3] > 0
 
@@ -68,29 +70,29 @@ def test_the_inventory_counts_what_was_drawn(folder: Path) -> None:
     assert true_inventory(folder) == drawn
 
 
-def test_the_broken_files_are_there_cannot_be_opened_and_are_not_in_the_truth(
-    folder: Path, truth: dict[str, Any]
+def test_the_broken_files_are_there_cannot_be_opened_and_are_not_in_the_ground_truth(
+    folder: Path, ground_truth: dict[str, Any]
 ) -> None:
-    assert not {row["file_name"] for row in truth["images"]} & {"cut-off.jpg", "not-a-picture.jpg"}
-    with Image.open(folder / "pictures" / "cut-off.jpg") as picture, pytest.raises(OSError, match="truncated"):
-        picture.load()
+    assert not {row["file_name"] for row in ground_truth["images"]} & {"cut-off.jpg", "not-a-image.jpg"}
+    with Image.open(folder / "images" / "cut-off.jpg") as image, pytest.raises(OSError, match="truncated"):
+        image.load()
     with pytest.raises(UnidentifiedImageError):
-        Image.open(folder / "pictures" / "not-a-picture.jpg")
+        Image.open(folder / "images" / "not-a-image.jpg")
 
 
-def test_the_first_pictures_are_the_same_however_many_are_written(folder: Path, tmp_path: Path) -> None:
+def test_the_first_images_are_the_same_however_many_are_written(folder: Path, tmp_path: Path) -> None:
     write_scenes(tmp_path, num_images=2, seed=SEED)
-    for path in sorted((tmp_path / "pictures").iterdir()):
-        assert path.read_bytes() == (folder / "pictures" / path.name).read_bytes()
-    assert len(list((tmp_path / "pictures").iterdir())) == 2
+    for path in sorted((tmp_path / "images").iterdir()):
+        assert path.read_bytes() == (folder / "images" / path.name).read_bytes()
+    assert len(list((tmp_path / "images").iterdir())) == 2
 
 
 def test_drawing_again_leaves_nothing_of_an_earlier_drawing_behind(tmp_path: Path) -> None:
     write_scenes(tmp_path, num_images=3, seed=SEED)
     write_scenes(tmp_path, num_images=2, seed=SEED + 1)
-    truth = json.loads((tmp_path / "instances.json").read_text())
-    names = {row["file_name"] for row in truth["images"]}
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
+    ground_truth = json.loads((tmp_path / "instances.json").read_text())
+    names = {row["file_name"] for row in ground_truth["images"]}
+    assert {path.name for path in (tmp_path / "images").iterdir()} == names
 
 
 def test_crops_lie_in_a_folder_per_brand_and_there_is_one_for_every_object(tmp_path: Path) -> None:

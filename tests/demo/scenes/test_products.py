@@ -9,7 +9,7 @@ from PIL import Image
 from batchtag.demo.scenes.brands import BRANDS, print_plates
 from batchtag.demo.scenes.furniture import empty_shelf
 from batchtag.demo.scenes.products import Sprite, paint_product
-from batchtag.demo.scenes.scene import _owners, _shares, _truth
+from batchtag.demo.scenes.scene import _ground_truth, _owners, _shares
 from batchtag.demo.scenes.shapes import SHAPES, Shape
 from batchtag.demo.scenes.stocking import Placed, Product
 
@@ -67,4 +67,4 @@ def test_the_box_is_round_what_shows_and_the_share_counts_what_is_covered_or_cut
     placed = [behind, cut_off, pole]
     owners = _owners(placed, 100, 80)
     assert _shares(placed, owners) == [0.75, 0.75, 1.0]
-    assert [thing.box_xyxy for thing in _truth(placed, owners)] == [(10, 10, 25, 30), (0, 50, 15, 70)]
+    assert [thing.box_xyxy for thing in _ground_truth(placed, owners)] == [(10, 10, 25, 30), (0, 50, 15, 70)]

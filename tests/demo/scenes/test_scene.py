@@ -16,15 +16,15 @@ def scenes() -> list[Scene]:
     return [draw_scene(SEED, number) for number in range(16)]
 
 
-def test_the_same_number_of_the_same_seed_is_the_same_picture_whatever_was_drawn_before(scenes: list[Scene]) -> None:
+def test_the_same_number_of_the_same_seed_is_the_same_image_whatever_was_drawn_before(scenes: list[Scene]) -> None:
     again = draw_scene(SEED, 9)
     assert np.array_equal(again.pixels, scenes[9].pixels)
     assert again.objects == scenes[9].objects
 
 
-def test_another_seed_or_number_is_another_picture(scenes: list[Scene]) -> None:
-    pictures = {scene.pixels.tobytes() for scene in (*scenes, draw_scene(SEED + 1, 0))}
-    assert len(pictures) == len(scenes) + 1
+def test_another_seed_or_number_is_another_image(scenes: list[Scene]) -> None:
+    images = {scene.pixels.tobytes() for scene in (*scenes, draw_scene(SEED + 1, 0))}
+    assert len(images) == len(scenes) + 1
 
 
 def test_pixels_are_rgb_of_the_sizes_a_detector_is_to_learn(scenes: list[Scene]) -> None:
@@ -36,7 +36,7 @@ def test_pixels_are_rgb_of_the_sizes_a_detector_is_to_learn(scenes: list[Scene])
         assert max(height, width) <= 640
 
 
-def test_every_box_lies_in_the_picture_and_holds_something(scenes: list[Scene]) -> None:
+def test_every_box_lies_in_the_image_and_holds_something(scenes: list[Scene]) -> None:
     for scene in scenes:
         height, width = scene.pixels.shape[:2]
         for thing in scene.objects:
@@ -58,7 +58,7 @@ def test_shapes_and_brands_all_appear_and_any_brand_comes_in_any_shape() -> None
 
 
 def test_the_box_is_where_the_brand_is() -> None:
-    """In the boxes of the teal-on-grey brand there is far more teal than anywhere else in the picture."""
+    """In the boxes of the teal-on-grey brand there is far more teal than anywhere else in the image."""
     inside, outside = [], []
     for number in range(12):
         scene = draw_scene(SEED, number)

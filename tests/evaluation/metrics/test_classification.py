@@ -40,7 +40,7 @@ def test_every_figure_is_scikit_learns(seed: int, num_labels: int) -> None:
     assert ours.summary["top5"] == pytest.approx(top5, nan_ok=True)
 
 
-def test_a_picture_of_which_nothing_was_said_is_wrong_and_not_of_the_first_class() -> None:
+def test_a_image_of_which_nothing_was_said_is_wrong_and_not_of_the_first_class() -> None:
     scores = np.array([[0.0, 0, 0], [0.9, 0, 0], [0, 0, 0]])
     metrics = classification_metrics(LABELS, np.array([0, 0, 2]), scores)
     assert metrics.summary["accuracy"] == pytest.approx(1 / 3)
@@ -109,7 +109,7 @@ def test_a_long_roc_curve_is_thinned_and_keeps_its_ends_and_area() -> None:
 
 
 @pytest.mark.parametrize("num_labels", [0, 1, 3, 7])
-def test_no_pictures_and_single_classes_are_null_in_json_and_nobody_warns(num_labels: int) -> None:
+def test_no_images_and_single_classes_are_null_in_json_and_nobody_warns(num_labels: int) -> None:
     labels = [str(i) for i in range(num_labels)]
     empty = classification_metrics(labels, np.zeros(0, np.int64), np.zeros((0, num_labels)))
     assert set(json.loads(json.dumps(empty.as_dict(), allow_nan=False))["summary"].values()) == {None}

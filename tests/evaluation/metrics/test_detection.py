@@ -15,7 +15,7 @@ import pytest
 
 from batchtag.datasets.base import LabelledImage
 from batchtag.evaluation.metrics import DetectionMetrics, Detections, detection_metrics
-from tests.evaluation.metrics.pictures import found_picture, random_case, true_picture
+from tests.evaluation.metrics.images import found_image, random_case, true_image
 
 LABELS = ("bottle", "can", "jar")
 HERE = (0.0, 0.0, 100.0, 100.0)
@@ -35,11 +35,11 @@ def measured(folder: Path, case: dict[str, Any]) -> DetectionMetrics:
     numbers = {category: number for number, category in enumerate(ids)}
     images = sorted(image["id"] for image in content["images"])
     listed = json.loads((folder / case["dt"]).read_text())
-    truth, found = [], []
+    ground_truth, found = [], []
     for image in images:
         true = [each for each in content["annotations"] if each["image_id"] == image]
         hits = [each for each in listed if each["image_id"] == image]
-        truth.append(
+        ground_truth.append(
             LabelledImage(
                 uri=str(image),
                 label_ids=np.array([numbers[each["category_id"]] for each in true], np.int64),
@@ -55,7 +55,7 @@ def measured(folder: Path, case: dict[str, Any]) -> DetectionMetrics:
                 label_ids=np.array([numbers[each["category_id"]] for each in hits], np.int64),
             )
         )
-    return detection_metrics([str(category) for category in ids], truth, found)
+    return detection_metrics([str(category) for category in ids], ground_truth, found)
 
 
 def boxes_xyxy(annotations: Sequence[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -88,26 +88,26 @@ def test_a_class_that_was_found_but_does_not_exist_is_left_out_of_the_mean(share
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_pictures_with_crowds_ties_and_odd_areas_measure_as_in_pycocotools(seed: int) -> None:
-    truth, found = random_case(seed, num_images=10, most_found=150 if seed == 5 else 8, num_labels=1 + seed % 3)
-    theirs = by_pycocotools(truth, found)
-    ours = detection_metrics(LABELS, truth, found)
+def test_random_images_with_crowds_ties_and_odd_areas_measure_as_in_pycocotools(seed: int) -> None:
+    ground_truth, found = random_case(seed, num_images=10, most_found=150 if seed == 5 else 8, num_labels=1 + seed % 3)
+    theirs = by_pycocotools(ground_truth, found)
+    ours = detection_metrics(LABELS, ground_truth, found)
     assert np.nan_to_num([*ours.summary.values()], nan=-1) == pytest.approx(theirs.stats, abs=1e-12)
     for label_id, each in enumerate(ours.per_class):
         curve = theirs.eval["precision"][0, :, label_id, 0, 2]
         assert np.nan_to_num(each.curve.precision, nan=-1) == pytest.approx(curve, abs=1e-12)
 
 
-def by_pycocotools(truth: Sequence[LabelledImage], found: Sequence[Detections]) -> Any:
+def by_pycocotools(ground_truth: Sequence[LabelledImage], found: Sequence[Detections]) -> Any:
     """Its evaluation, with `stats`, the twelve figures, and `eval`, its arrays."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
-    true_annotations, annotations = coco_annotations(truth), coco_annotations(found)
+    true_annotations, annotations = coco_annotations(ground_truth), coco_annotations(found)
     with contextlib.redirect_stdout(io.StringIO()):
         sides = [coco.COCO(), coco.COCO()]
         for side, listed in zip(sides, (true_annotations, annotations), strict=True):
             side.dataset = {
-                "images": [{"id": image} for image in range(len(truth))],
+                "images": [{"id": image} for image in range(len(ground_truth))],
                 "categories": [{"id": label_id} for label_id in range(len(LABELS))],
                 "annotations": listed,
             }
@@ -119,9 +119,9 @@ def by_pycocotools(truth: Sequence[LabelledImage], found: Sequence[Detections]) 
     return evaluation
 
 
-def coco_annotations(pictures: Sequence[LabelledImage | Detections]) -> list[dict[str, Any]]:
+def coco_annotations(images: Sequence[LabelledImage | Detections]) -> list[dict[str, Any]]:
     annotations: list[dict[str, Any]] = []
-    for image, each in enumerate(pictures):
+    for image, each in enumerate(images):
         for row, (x, y, x_max, y_max) in enumerate(each.boxes_xyxy.tolist()):
             annotation = {
                 "id": len(annotations) + 1,
@@ -137,7 +137,7 @@ def coco_annotations(pictures: Sequence[LabelledImage | Detections]) -> list[dic
     return annotations
 
 
-def naive_ap50(truth: Sequence[LabelledImage], found: Sequence[Detections], label_id: int) -> float:
+def naive_ap50(ground_truth: Sequence[LabelledImage], found: Sequence[Detections], label_id: int) -> float:
     """Average precision at IoU 0.5 of one class without crowds, as the definition reads."""
     hits = sorted(
         ((-score, i, row) for i, each in enumerate(found) for row, score in enumerate(each.scores.tolist())),
@@ -148,14 +148,14 @@ def naive_ap50(truth: Sequence[LabelledImage], found: Sequence[Detections], labe
         if found[i].label_ids[row] != label_id:
             continue
         best, chosen = 0.5, None
-        for column, true_id in enumerate(truth[i].label_ids):
-            overlap = naive_iou(found[i].boxes_xyxy[row].tolist(), truth[i].boxes_xyxy[column].tolist())
+        for column, true_id in enumerate(ground_truth[i].label_ids):
+            overlap = naive_iou(found[i].boxes_xyxy[row].tolist(), ground_truth[i].boxes_xyxy[column].tolist())
             if true_id == label_id and (i, column) not in taken and overlap >= best:
                 best, chosen = overlap, column
         is_right.append(chosen is not None)
         if chosen is not None:
             taken.add((i, chosen))
-    num_true = sum(int((each.label_ids == label_id).sum()) for each in truth)
+    num_true = sum(int((each.label_ids == label_id).sum()) for each in ground_truth)
     points = [(sum(is_right[: n + 1]) / num_true, sum(is_right[: n + 1]) / (n + 1)) for n in range(len(is_right))]
     best_at = [max([p for r, p in points if r >= recall], default=0.0) for recall in np.linspace(0, 1, 101)]
     return sum(best_at) / 101
@@ -171,18 +171,18 @@ def naive_iou(a: list[float], b: list[float]) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ap50_is_the_area_that_its_definition_gives(seed: int) -> None:
-    truth, found = random_case(100 + seed, crowds=False)
-    metrics = detection_metrics(LABELS, truth, found)
+    ground_truth, found = random_case(100 + seed, crowds=False)
+    metrics = detection_metrics(LABELS, ground_truth, found)
     for label_id, each in enumerate(metrics.per_class):
         assert each.num_true > 0
-        assert abs(each.AP50 - naive_ap50(truth, found, label_id)) < 1e-9
+        assert abs(each.AP50 - naive_ap50(ground_truth, found, label_id)) < 1e-9
 
 
 def test_one_right_one_wrong_and_one_missed_are_counted_as_by_hand() -> None:
     """Found: a bottle in its place (0.9), a bottle where there is none (0.6). The second bottle is missed."""
-    truth = [true_picture((0, HERE), (0, THERE))]
-    found = [found_picture((0, 0.6, (500, 500, 600, 600)), (0, 0.9, HERE))]
-    metrics = detection_metrics(LABELS, truth, found)
+    ground_truth = [true_image((0, HERE), (0, THERE))]
+    found = [found_image((0, 0.6, (500, 500, 600, 600)), (0, 0.9, HERE))]
+    metrics = detection_metrics(LABELS, ground_truth, found)
     bottle = metrics.per_class[0]
     ap50, ar100 = bottle.AP50, bottle.AR100
     assert (ap50, ar100) == pytest.approx((51 / 101, 0.5))  # precision 1 at the recalls 0, 0.01 ... 0.5
@@ -193,43 +193,43 @@ def test_one_right_one_wrong_and_one_missed_are_counted_as_by_hand() -> None:
 
 
 def test_size_classes_go_by_the_area_that_was_labelled_and_not_by_the_box() -> None:
-    truth = [true_picture((0, HERE), areas=[500.0])]
-    summary = detection_metrics(LABELS, truth, [found_picture((0, 0.9, HERE))]).summary
+    ground_truth = [true_image((0, HERE), areas=[500.0])]
+    summary = detection_metrics(LABELS, ground_truth, [found_image((0, 0.9, HERE))]).summary
     assert summary["APsmall"] == 1
     assert math.isnan(summary["APlarge"])
 
 
 def test_what_lies_on_a_crowd_is_neither_right_nor_wrong() -> None:
-    truth = [true_picture((0, HERE), (0, (200, 0, 600, 400)), crowds=(1,))]
+    ground_truth = [true_image((0, HERE), (0, (200, 0, 600, 400)), crowds=(1,))]
     inside = [(0, 0.95, (210.0, 10.0, 250.0, 50.0)), (0, 0.94, (300.0, 10.0, 350.0, 50.0))]
-    metrics = detection_metrics(LABELS, truth, [found_picture(*inside, (0, 0.9, HERE))])
+    metrics = detection_metrics(LABELS, ground_truth, [found_image(*inside, (0, 0.9, HERE))])
     assert metrics.summary["AP"] == 1
     assert (metrics.num_true, metrics.num_found, metrics.calibration.count.sum()) == (1, 3, 1)
     assert sum(metrics.mistake_counts.values()) == 0
 
 
-NO_PICTURES: tuple[list[LabelledImage], list[Detections]] = ([], [])
-NOTHING_TRUE = ([true_picture()] * 3, [found_picture((0, 0.9, HERE))] * 3)
-NOTHING_FOUND = ([true_picture((0, HERE))] * 3, [found_picture()] * 3)
-NOTHING_AT_ALL = ([true_picture()], [found_picture()])
-ONLY_CROWDS = ([true_picture((0, HERE), crowds=(0,))], [found_picture((0, 0.9, HERE))])
+NO_IMAGES: tuple[list[LabelledImage], list[Detections]] = ([], [])
+NOTHING_TRUE = ([true_image()] * 3, [found_image((0, 0.9, HERE))] * 3)
+NOTHING_FOUND = ([true_image((0, HERE))] * 3, [found_image()] * 3)
+NOTHING_AT_ALL = ([true_image()], [found_image()])
+ONLY_CROWDS = ([true_image((0, HERE), crowds=(0,))], [found_image((0, 0.9, HERE))])
 
 
 @pytest.mark.parametrize(
     ("truth", "found", "ap"),
     [
-        (*NO_PICTURES, math.nan),
+        (*NO_IMAGES, math.nan),
         (*NOTHING_TRUE, math.nan),
         (*NOTHING_FOUND, 0.0),
         (*NOTHING_AT_ALL, math.nan),
         (*ONLY_CROWDS, math.nan),
     ],
-    ids=["no pictures", "nothing true", "nothing found", "nothing at all", "only crowds"],
+    ids=["no images", "nothing true", "nothing found", "nothing at all", "only crowds"],
 )
 def test_where_there_is_nothing_to_measure_json_says_null_and_nobody_warns(
-    truth: list[LabelledImage], found: list[Detections], ap: float, capfd: pytest.CaptureFixture[str]
+    ground_truth: list[LabelledImage], found: list[Detections], ap: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = detection_metrics(["bottle"], truth, found)
+    metrics = detection_metrics(["bottle"], ground_truth, found)
     assert metrics.summary["AP"] == pytest.approx(ap, nan_ok=True)
     assert metrics.thresholds() == {}
     again = json.loads(json.dumps(metrics.as_dict(), allow_nan=False))
@@ -238,14 +238,14 @@ def test_where_there_is_nothing_to_measure_json_says_null_and_nobody_warns(
     assert capfd.readouterr() == ("", "")
 
 
-def test_pictures_without_truth_cost_precision() -> None:
-    truth = [true_picture((0, HERE)), *[true_picture()] * 3]
-    found = [found_picture((0, 0.5, HERE)), *[found_picture((0, 0.9, THERE))] * 3]
-    assert detection_metrics(LABELS, truth, found).summary["AP50"] == pytest.approx(1 / 4)
+def test_images_without_ground_truth_cost_precision() -> None:
+    ground_truth = [true_image((0, HERE)), *[true_image()] * 3]
+    found = [found_image((0, 0.5, HERE)), *[found_image((0, 0.9, THERE))] * 3]
+    assert detection_metrics(LABELS, ground_truth, found).summary["AP50"] == pytest.approx(1 / 4)
 
 
 def test_the_order_in_which_findings_are_given_changes_nothing() -> None:
-    truth, found = random_case(7)
+    ground_truth, found = random_case(7)
     random = np.random.default_rng(0)
     apart = [
         Detections(
@@ -260,15 +260,15 @@ def test_the_order_in_which_findings_are_given_changes_nothing() -> None:
         Detections(boxes_xyxy=each.boxes_xyxy[order], scores=each.scores[order], label_ids=each.label_ids[order])
         for each, order in zip(apart, orders, strict=True)
     ]
-    first, second = (detection_metrics(LABELS, truth, side).as_dict() for side in (apart, shuffled))
+    first, second = (detection_metrics(LABELS, ground_truth, side).as_dict() for side in (apart, shuffled))
     assert first["summary"] == second["summary"]
     assert first["per_class"] == second["per_class"]
     assert first["mistake_counts"] == second["mistake_counts"]
 
 
 def test_whatever_does_not_fit_is_said_at_once() -> None:
-    stranger = [found_picture((3, 0.5, HERE))] * 2
-    with pytest.raises(ValueError, match=r"of the same pictures, got 1 and 2; label_ids of found .* 0\.\.2, got \[3\]"):
-        detection_metrics(LABELS, [true_picture()], stranger)
+    stranger = [found_image((3, 0.5, HERE))] * 2
+    with pytest.raises(ValueError, match=r"of the same images, got 1 and 2; label_ids of found .* 0\.\.2, got \[3\]"):
+        detection_metrics(LABELS, [true_image()], stranger)
     with pytest.raises(ValueError, match=r"boxes_xyxy must have shape \(1, 4\).*scores must lie in \[0, 1\], got 1\.5"):
         Detections(boxes_xyxy=np.zeros((2, 4)), scores=np.array([1.5]), label_ids=np.array([0]))

@@ -1,4 +1,4 @@
-"""Every kind of mistake, one small picture each."""
+"""Every kind of mistake, one small image each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from batchtag.datasets.base import LabelledImage
 from batchtag.evaluation.metrics import DetectionMistake, detection_metrics
-from tests.evaluation.metrics.pictures import Hit, found_picture, random_case, true_picture
+from tests.evaluation.metrics.images import Hit, found_image, random_case, true_image
 
 LABELS = ("bottle", "can", "jar")
 HERE = (0.0, 0.0, 100.0, 100.0)
@@ -16,8 +16,8 @@ BESIDE = (50.0, 0.0, 150.0, 100.0)  # IoU 1/3 with HERE
 FAR = (500.0, 500.0, 600.0, 600.0)
 
 
-def mistakes(truth: LabelledImage, *hits: Hit) -> list[DetectionMistake]:
-    return list(detection_metrics(LABELS, [truth], [found_picture(*hits)]).mistakes)
+def mistakes(ground_truth: LabelledImage, *hits: Hit) -> list[DetectionMistake]:
+    return list(detection_metrics(LABELS, [ground_truth], [found_image(*hits)]).mistakes)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def mistakes(truth: LabelledImage, *hits: Hit) -> list[DetectionMistake]:
     ],
 )
 def test_a_false_finding_has_the_kind_of_what_it_lies_on(hit: Hit, kind: str, iou: float) -> None:
-    first, *others = mistakes(true_picture((0, HERE)), hit)
+    first, *others = mistakes(true_image((0, HERE)), hit)
     assert (first.kind, first.label, first.score) == (kind, LABELS[hit[0]], 0.9)
     assert first.box_xyxy == hit[2]
     assert first.iou == pytest.approx(iou)
@@ -40,27 +40,27 @@ def test_a_false_finding_has_the_kind_of_what_it_lies_on(hit: Hit, kind: str, io
 
 
 def test_the_second_finding_of_one_object_is_a_duplicate() -> None:
-    both = mistakes(true_picture((0, HERE), (0, FAR)), (0, 0.8, HERE), (0, 0.9, HERE), (0, 0.7, FAR))
+    both = mistakes(true_image((0, HERE), (0, FAR)), (0, 0.8, HERE), (0, 0.9, HERE), (0, 0.7, FAR))
     assert [(each.kind, each.score, each.true_box_xyxy) for each in both] == [("duplicate", 0.8, HERE)]
 
 
 def test_a_missed_object_shows_the_finding_that_was_too_weak() -> None:
-    truth = true_picture((0, HERE), (0, FAR))
+    ground_truth = true_image((0, HERE), (0, FAR))
     hits = [(0, 0.9, HERE), (0, 0.1, FAR), *[(0, 0.5, (200.0, 200.0 * i, 250.0, 200.0 * i + 50)) for i in range(5)]]
-    (missed,) = mistakes(truth, *hits)
+    (missed,) = mistakes(ground_truth, *hits)
     assert (missed.kind, missed.label, missed.score, missed.box_xyxy, missed.iou) == ("missed", "bottle", 0.1, FAR, 1.0)
 
 
 def test_an_object_of_which_nothing_was_seen_has_no_found_box() -> None:
-    (missed,) = mistakes(true_picture((2, HERE)))
+    (missed,) = mistakes(true_image((2, HERE)))
     assert (missed.kind, missed.score, missed.true_label, missed.true_box_xyxy) == ("missed", 0.0, "jar", HERE)
     assert all(math.isnan(value) for value in missed.box_xyxy)
 
 
 def test_the_worst_of_each_kind_come_first_and_all_are_counted() -> None:
-    truth = [true_picture((0, HERE), (1, FAR), (1, (0, 300, 50, 350))), true_picture()]
-    found = [found_picture((0, 0.9, HERE)), found_picture(*[(2, score / 10, HERE) for score in (3, 8, 5)])]
-    metrics = detection_metrics(LABELS, truth, found, worst=2)
+    ground_truth = [true_image((0, HERE), (1, FAR), (1, (0, 300, 50, 350))), true_image()]
+    found = [found_image((0, 0.9, HERE)), found_image(*[(2, score / 10, HERE) for score in (3, 8, 5)])]
+    metrics = detection_metrics(LABELS, ground_truth, found, worst=2)
     assert metrics.mistake_counts == {
         "wrong_class": 0,
         "wrong_place": 0,
@@ -78,8 +78,8 @@ def test_the_worst_of_each_kind_come_first_and_all_are_counted() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_finding_that_a_reader_sees_is_right_or_a_mistake_and_every_object_seen_or_missed(seed: int) -> None:
-    truth, found = random_case(200 + seed, crowds=False)
-    metrics = detection_metrics(LABELS, truth, found, worst=1000)
+    ground_truth, found = random_case(200 + seed, crowds=False)
+    metrics = detection_metrics(LABELS, ground_truth, found, worst=1000)
     least = metrics.thresholds()
     num_shown = sum(
         score >= least.get(LABELS[label_id], 0)

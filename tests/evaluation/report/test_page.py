@@ -59,9 +59,9 @@ class Elements(HTMLParser):
 
 
 def detection(labels: Sequence[str], *, num_images: int = 6, seed: int = 0) -> DetectionMetrics:
-    """Some found well, some doubtful, some of the wrong class, some where nothing is; the last picture is empty."""
+    """Some found well, some doubtful, some of the wrong class, some where nothing is; the last image is empty."""
     dice = np.random.default_rng(seed)
-    truth, found = [], []
+    ground_truth, found = [], []
     for i in range(num_images):
         n = 0 if i == num_images - 1 else 8
         corners = dice.random((n, 2)) * 400
@@ -69,14 +69,14 @@ def detection(labels: Sequence[str], *, num_images: int = 6, seed: int = 0) -> D
         label_ids = dice.integers(0, len(labels), n)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         crowd = np.zeros(n, np.bool_)
-        truth.append(
+        ground_truth.append(
             LabelledImage(uri=f"p/{i}.jpg", label_ids=label_ids, boxes_xyxy=boxes, areas=areas, is_crowd=crowd)
         )
         said = np.where(dice.random(n) < 0.2, (label_ids + 1) % len(labels), label_ids)
         kept = dice.random(n) < 0.8
         moved = (boxes + dice.normal(0, 6, boxes.shape))[kept]
         found.append(Detections(boxes_xyxy=moved, scores=dice.random(kept.sum()), label_ids=said[kept]))
-    return detection_metrics(labels, truth, found)
+    return detection_metrics(labels, ground_truth, found)
 
 
 def classification(labels: Sequence[str], *, num_images: int = 60, seed: int = 0) -> ClassificationMetrics:
@@ -88,7 +88,7 @@ def classification(labels: Sequence[str], *, num_images: int = 60, seed: int = 0
     return classification_metrics(labels, true_ids, scores)
 
 
-def picture(i: int) -> DecodedImage:
+def image(i: int) -> DecodedImage:
     """640 x 480, decoded at half its size."""
     return DecodedImage(pixels=np.full((240, 320, 3), i, np.uint8), width=640, height=480, format="jpeg", orientation=1)
 
@@ -106,25 +106,23 @@ HARMFUL = About(
     facts={HOSTILE[0]: HOSTILE[1]},
 )
 PAGES: dict[str, Callable[[], str]] = {
-    "detector": lambda: write_page(detection(CLASSES), about=ABOUT, pictures=picture, history=HISTORY, best_epoch=2),
-    "detector of 80": lambda: write_page(detection(EIGHTY), about=ABOUT, pictures=picture),
-    "detector, no pictures": lambda: write_page(detection_metrics(CLASSES, [], []), about=ABOUT),
+    "detector": lambda: write_page(detection(CLASSES), about=ABOUT, images=image, history=HISTORY, best_epoch=2),
+    "detector of 80": lambda: write_page(detection(EIGHTY), about=ABOUT, images=image),
+    "detector, no images": lambda: write_page(detection_metrics(CLASSES, [], []), about=ABOUT),
     "detector, no classes": lambda: write_page(detection_metrics([], [], []), about=ABOUT),
     "hostile detector": lambda: write_page(
         detection(HOSTILE),
         about=HARMFUL,
         uris=HOSTILE * 2,
-        pictures=picture,
+        images=image,
         history=[{"epoch": 1, "loss</svg>": 1.0, HOSTILE[0]: 0.5}],
     ),
-    "classifier": lambda: write_page(classification(CLASSES), about=ABOUT, pictures=picture, history=HISTORY),
+    "classifier": lambda: write_page(classification(CLASSES), about=ABOUT, images=image, history=HISTORY),
     "classifier of 80": lambda: write_page(classification(EIGHTY, num_images=800), about=ABOUT),
-    "classifier, no pictures": lambda: write_page(
+    "classifier, no images": lambda: write_page(
         classification_metrics(CLASSES, np.zeros(0, np.int64), np.zeros((0, 3))), about=ABOUT
     ),
-    "hostile classifier": lambda: write_page(
-        classification(HOSTILE), about=HARMFUL, uris=HOSTILE * 20, pictures=picture
-    ),
+    "hostile classifier": lambda: write_page(classification(HOSTILE), about=HARMFUL, uris=HOSTILE * 20, images=image),
 }
 
 
@@ -186,9 +184,9 @@ def test_the_page_of_a_detector_has_every_part(pages: dict[str, str]) -> None:
     seen = Elements(pages["detector"])
     for text in (
         *("AP", "AP50", "AP75", "AR100", "cat", "dog", "Precision and recall", "Small and large objects"),
-        *("Reliability", "Loss while training", "On pictures not trained on", "What goes wrong", "missed"),
+        *("Reliability", "Loss while training", "On images not trained on", "What goes wrong", "missed"),
         *(score(metrics.summary["AP"]), score(metrics.per_class[1].threshold.f1), "0123456789ab", "s3://b/val"),
-        *("21 November 2026", f"{metrics.num_true} objects on 6 pictures", "The weights of epoch 2 were kept."),
+        *("21 November 2026", f"{metrics.num_true} objects on 6 images", "The weights of epoch 2 were kept."),
     ):
         assert text in seen.text, text
     assert len(seen.all("svg", "plot")) == 5
@@ -203,16 +201,16 @@ def test_the_page_of_a_classifier_has_every_part(pages: dict[str, str]) -> None:
     ):
         assert text in seen.text, text
     assert "Top 5" not in seen.text
-    said = re.findall(r"<title>(\w+) said to be (\S+): (\d+) of (\d+) pictures</title>", pages["classifier"])
+    said = re.findall(r"<title>(\w+) said to be (\S+): (\d+) of (\d+) images</title>", pages["classifier"])
     cells = [int(number) for *_, number, _ in said]
     assert sum(cells) == metrics.num_images
     assert ("cat", "dog", str(metrics.confusion[0, 1]), str(metrics.per_class[0].support)) in said
 
 
-def test_a_mistake_is_a_small_picture_with_the_true_box_dashed_and_the_found_one_solid(pages: dict[str, str]) -> None:
+def test_a_mistake_is_a_small_image_with_the_true_box_dashed_and_the_found_one_solid(pages: dict[str, str]) -> None:
     metrics, page = detection(CLASSES), pages["detector"]
     seen = Elements(page)
-    shown = seen.all("svg", "picture")
+    shown = seen.all("svg", "image")
     assert len(shown) == min(24, len(metrics.mistakes))
     assert seen.all("rect", "found")
     assert seen.all("rect", "true")
@@ -223,16 +221,16 @@ def test_a_mistake_is_a_small_picture_with_the_true_box_dashed_and_the_found_one
 
 
 def test_a_box_is_drawn_in_the_pixels_that_are_shown() -> None:
-    """The picture was decoded at half its size, so a box of the displayed picture is halved."""
+    """The image was decoded at half its size, so a box of the displayed image is halved."""
     nothing = Detections(boxes_xyxy=np.zeros((0, 4)), scores=np.zeros(0), label_ids=np.zeros(0, np.int64))
-    truth = LabelledImage(
+    ground_truth = LabelledImage(
         uri="a.jpg",
         label_ids=np.zeros(1, np.int64),
         boxes_xyxy=np.array([[100.0, 200, 300, 260]]),
         areas=np.array([12000.0]),
         is_crowd=np.zeros(1, np.bool_),
     )
-    page = write_page(detection_metrics(["cat"], [truth], [nothing]), about=ABOUT, pictures=picture, uris=["a.jpg"])
+    page = write_page(detection_metrics(["cat"], [ground_truth], [nothing]), about=ABOUT, images=image, uris=["a.jpg"])
     seen = Elements(page)
     (rect,) = seen.all("rect", "true")
     assert [rect[key] for key in ("x", "y", "width", "height")] == ["50.0", "100.0", "100.0", "30.0"]
@@ -240,18 +238,18 @@ def test_a_box_is_drawn_in_the_pixels_that_are_shown() -> None:
     assert "it finds none" in seen.text
 
 
-def test_no_more_pictures_are_opened_than_shown_and_one_that_is_gone_is_said_to_be() -> None:
+def test_no_more_images_are_opened_than_shown_and_one_that_is_gone_is_said_to_be() -> None:
     asked = []
 
     def some(i: int) -> DecodedImage | None:
         asked.append(i)
-        return picture(i) if i % 2 else None
+        return image(i) if i % 2 else None
 
-    page = write_page(classification(CLASSES, num_images=200), about=ABOUT, pictures=some)
+    page = write_page(classification(CLASSES, num_images=200), about=ABOUT, images=some)
     assert len(asked) == 24
-    assert page.count("picture not at hand") == len([i for i in asked if i % 2 == 0]) > 0
+    assert page.count("image not at hand") == len([i for i in asked if i % 2 == 0]) > 0
     without = write_page(classification(CLASSES, num_images=200), about=ABOUT)
-    assert "picture not at hand" not in without
+    assert "image not at hand" not in without
     assert without.count("but it is") == 24
 
 
@@ -265,7 +263,7 @@ def test_with_many_classes_only_the_weakest_have_colours_and_the_square_stays_re
 
 
 def test_with_nothing_to_judge_the_page_says_so(pages: dict[str, str]) -> None:
-    for kind in ("detector, no pictures", "detector, no classes", "classifier, no pictures"):
+    for kind in ("detector, no images", "detector, no classes", "classifier, no images"):
         text = Elements(pages[kind]).text
         assert "There was nothing to get wrong." in text
         assert "nothing to measure" in text
@@ -275,8 +273,8 @@ def test_with_nothing_to_judge_the_page_says_so(pages: dict[str, str]) -> None:
 def test_a_model_without_a_mistake_is_told_so() -> None:
     perfect = classification_metrics(["cat", "dog"], np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]))
     text = Elements(write_page(perfect, about=ABOUT)).text
-    assert "Of 2 pictures it names 2 rightly (100\u00a0%)" in text
-    assert "there is no mistake among these pictures" in text
+    assert "Of 2 images it names 2 rightly (100\u00a0%)" in text
+    assert "there is no mistake among these images" in text
     assert "No class was taken for another." in text
 
 
@@ -289,5 +287,5 @@ def test_figures_are_said_in_words_that_claim_no_more_than_is_known() -> None:
         *("0\u00a0%", "100\u00a0%", "87\u00a0%", "99.6\u00a0%", ">\u00a099.9\u00a0%", "<\u00a00.1\u00a0%", "\u2013"),
     ]
     assert (score(0.12345), score(math.nan)) == ("0.123", "\u2013")
-    assert (count(1, "picture"), count(1204, "picture"), count(2, "class", "classes")) == ("1 picture", "1,204 pictures", "2 classes")  # fmt: skip  # noqa: E501
+    assert (count(1, "image"), count(1204, "image"), count(2, "class", "classes")) == ("1 image", "1,204 images", "2 classes")  # fmt: skip  # noqa: E501
     assert (name("a" * 50, 10), name(""), name("a\nb")) == ("aaaaaa\u2026aaa", "(no name)", "a\\nb")

@@ -26,11 +26,11 @@ SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 Awake = Callable[..., nn.Module]
 
 
-def both(network: Any, pictures: list[Tensor]) -> list[tuple[Tensor, dict[str, Tensor]]]:
-    """What this room and what torchvision say of each picture (3, H, W) uint8 of one call."""
+def both(network: Any, images: list[Tensor]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """What this room and what torchvision say of each image (3, H, W) uint8 of one call."""
     with torch.inference_mode():
-        ours = RcnnInBatches(network)(pictures)
-        theirs = network([picture / 255 for picture in pictures])
+        ours = RcnnInBatches(network)(images)
+        theirs = network([image / 255 for image in images])
     return [(ours[ours[:, 6] == number], one) for number, one in enumerate(theirs)]
 
 
@@ -76,15 +76,13 @@ def test_an_untrained_network_that_keeps_every_class_of_every_proposal() -> None
     arguments = untrained_arguments(SMALL, task="detect") | limits(SMALL, score_floor=0.0, max_tags=300)
     network = build(SMALL, arguments, seed=3)
     rng = np.random.default_rng(0)
-    pictures = [torch.from_numpy(rng.integers(0, 256, (3, 60, 90), dtype=np.uint8)) for _ in range(2)]
-    for ours, theirs in both(network, pictures):
+    images = [torch.from_numpy(rng.integers(0, 256, (3, 60, 90), dtype=np.uint8)) for _ in range(2)]
+    for ours, theirs in both(network, images):
         assert len(ours) == 300
         assert_equal(ours, theirs)
 
 
-def test_pictures_without_a_box_alone_and_beside_one_with_some(
-    awake_detector: Awake, photos: list[Image.Image]
-) -> None:
+def test_images_without_a_box_alone_and_beside_one_with_some(awake_detector: Awake, photos: list[Image.Image]) -> None:
     network: Any = copy.deepcopy(awake_detector(SMALL, box_score_thresh=0.05))
     with torch.no_grad():
         network.roi_heads.box_predictor.cls_score.weight.div_(10)  # or both would be as sure as can be
@@ -114,14 +112,14 @@ def test_networks_that_are_not_torchvision_s_own_go_its_way() -> None:
     assert isinstance(ordinary.roi_heads.box_predictor, FastRCNNPredictor)
 
 
-def test_pictures_of_several_shapes_are_prepared_as_torchvision_prepares_them() -> None:
+def test_images_of_several_shapes_are_prepared_as_torchvision_prepares_them() -> None:
     transform = published.detection.transform.GeneralizedRCNNTransform(200, 333, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
-    pictures = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for shape in [(90, 120), (91, 120), (90, 120)]]
-    expected, _ = transform.eval()([picture / 255 for picture in pictures])
-    batch, sizes = prepared(transform, pictures)
+    images = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for shape in [(90, 120), (91, 120), (90, 120)]]
+    expected, _ = transform.eval()([image / 255 for image in images])
+    batch, sizes = prepared(transform, images)
     assert torch.equal(batch, expected.tensors)
     assert sizes == [tuple(size) for size in expected.image_sizes]
-    together, _ = prepared(transform, pictures[::2])
+    together, _ = prepared(transform, images[::2])
     assert torch.equal(together, batch[::2, :, : together.shape[2]])
 
 

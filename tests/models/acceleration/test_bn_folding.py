@@ -64,11 +64,11 @@ def test_the_norms_of_a_detector_s_parts_are_folded_the_frozen_ones_too(builder:
     lived(network)
     assert norms_of(network)
     side = 320 if builder.startswith("ssd") else 96
-    picture = torch.linspace(0, 1, 3 * side * side).reshape(1, 3, side, side)
-    expected = answer(network.backbone, picture)
+    image = torch.linspace(0, 1, 3 * side * side).reshape(1, 3, side, side)
+    expected = answer(network.backbone, image)
     replace_parts(network, fold_batch_norms)
     assert norms_of(network) == []
-    assert difference(expected, answer(network.backbone, picture)) < 1e-5
+    assert difference(expected, answer(network.backbone, image)) < 1e-5
 
 
 def tensor(given: Any) -> Tensor:

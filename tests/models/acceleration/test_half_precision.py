@@ -70,17 +70,17 @@ def test_a_classifier_in_bfloat16_gives_the_same_logits_but_for_rounding(builder
 
 
 TOLERANCES = [(0.5, 0.01), (2.0, 0.03)]
-"""Pixels of the picture, and score."""
+"""Pixels of the image, and score."""
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
 def test_a_trained_detector_in_bfloat16_finds_the_same_boxes_but_for_rounding(tmp_path: Path) -> None:
     """The demonstration's own. Seeded weights are chaotic, and say nothing of rounding."""
     write_scenes(tmp_path, num_images=12, seed=77)
-    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in sorted((tmp_path / "pictures").iterdir())]
+    images = [np.asarray(Image.open(file).convert("RGB")) for file in sorted((tmp_path / "images").iterdir())]
     exact, rounded = (
         load(CheckpointSpec(uri=model_folder("products")), runtime=Runtime(batch_size=4, precision=precision)).predict(
-            pictures
+            images
         )
         for precision in PRECISIONS
     )
@@ -108,15 +108,15 @@ def found_again(exact: Prediction, rounded: Prediction, pixels: float, score: fl
 def test_detectors_that_go_torchvision_s_way_compute_in_bfloat16_and_place_in_float32(builder: str) -> None:
     """Anchors of bfloat16 would lie up to four pixels beside themselves."""
     network: Any = build(builder, untrained_arguments(builder, task="detect") | SMALL_INPUT.get(builder, {}))
-    picture = torch.rand(3, 200, 300, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 200, 300, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        images, _ = network.transform([picture])
+        images, _ = network.transform([image])
         expected = network.head(list(network.backbone(images.tensors).values()))
         reduce_detector(network, torch.bfloat16)
         given = network.head(list(network.backbone(images.tensors).values()))
         features = network.backbone(images.tensors)
         anchors = network.anchor_generator(images, list(features.values()))
-        network([picture])
+        network([image])
     assert {level.dtype for level in features.values()} == {torch.float32} == {one.dtype for one in anchors}
     for name, expected_one in expected.items():
         assert given[name].dtype is torch.float32
@@ -127,7 +127,7 @@ SMALL_INPUT: dict[str, dict[str, Any]] = {"retinanet_resnet50_fpn_v2": {"min_siz
 
 
 class Exploding(nn.Module):
-    """Sums that float16 cannot hold, for pictures that are bright enough."""
+    """Sums that float16 cannot hold, for images that are bright enough."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.float() * 1e5).to(x.dtype)
@@ -176,7 +176,7 @@ def test_a_precision_that_cannot_be_is_refused_before_anything_runs() -> None:
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
-def test_on_gpus_every_precision_is_placed_and_the_card_decides_in_the_worker(asked: Precision) -> None:
+def test_on_gpus_every_precision_is_placed_and_the_info_decides_in_the_worker(asked: Precision) -> None:
     placed = place(ComputeSpec(precision=asked), SERVER)
     assert (placed.device, placed.precision) == ("cuda", asked)
     assert precision_on("cuda:1", "torch", asked=asked) == asked

@@ -66,7 +66,7 @@ def test_no_caller_waits_for_another_to_get_a_request(monkeypatch: pytest.Monkey
             torch.testing.assert_close(answer, part(one))
 
 
-def test_of_several_inputs_and_outputs_the_same_pictures_go_together() -> None:
+def test_of_several_inputs_and_outputs_the_same_images_go_together() -> None:
     class Both(nn.Module):
         def forward(self, inputs: list[Tensor]) -> dict[str, Tensor]:
             return {"sum": inputs[0] + inputs[1].mean(dim=3, keepdim=True), "second": inputs[1] * 2}
@@ -81,14 +81,14 @@ def test_of_several_inputs_and_outputs_the_same_pictures_go_together() -> None:
 @pytest.mark.parametrize("sizes", [{"fixed_size": [300, 300]}, {"min_size": 32, "max_size": 64}, {"min_size": 320}])
 def test_every_part_of_a_detector_is_compiled_whatever_size_it_wants(sizes: dict[str, Any]) -> None:
     network: Any = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, **sizes).eval()
-    pictures = [torch.rand(3, 120, 90), torch.rand(3, 33, 200)]
+    images = [torch.rand(3, 120, 90), torch.rand(3, 33, 200)]
     with torch.inference_mode():
-        expected = [network([one])[0]["boxes"] for one in pictures]
+        expected = [network([one])[0]["boxes"] for one in images]
         compile_detector(network, threads=2)
         parts = (network.backbone, network.rpn.head, network.roi_heads.box_predictor)
         assert [type(one) for one in parts] == [Compiled] * 3
-        for boxes, picture in zip(expected, pictures, strict=True):
-            torch.testing.assert_close(network([picture])[0]["boxes"], boxes, atol=0.05, rtol=0)
+        for boxes, image in zip(expected, images, strict=True):
+            torch.testing.assert_close(network([image])[0]["boxes"], boxes, atol=0.05, rtol=0)
 
 
 def test_a_part_that_winograd_cannot_do_is_compiled_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from batchtag.models.acceleration.transfer import to_device
 CPU = torch.device("cpu")
 
 
-def test_a_picture_that_nobody_may_write_to_becomes_a_tensor_over_its_own_memory_without_a_word() -> None:
+def test_a_image_that_nobody_may_write_to_becomes_a_tensor_over_its_own_memory_without_a_word() -> None:
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     image.flags.writeable = False
     with warnings.catch_warnings():
@@ -22,7 +22,7 @@ def test_a_picture_that_nobody_may_write_to_becomes_a_tensor_over_its_own_memory
     assert not image.flags.writeable
 
 
-def test_a_tensor_keeps_the_memory_of_its_picture() -> None:
+def test_a_tensor_keeps_the_memory_of_its_image() -> None:
     expected = np.frombuffer(bytes(range(240)) * 4096, dtype=np.uint8).reshape(-1, 80, 3)
     pixels = to_device(np.frombuffer(bytes(range(240)) * 4096, dtype=np.uint8).reshape(-1, 80, 3), CPU)
     others = [bytes([1]) * (240 * 4096) for _ in range(8)]
@@ -36,6 +36,6 @@ def test_a_view_with_gaps_is_copied_and_its_pixels_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 4), (0, 5, 3)])
-def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
+def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8"):
         to_device(np.zeros(shape, dtype=np.uint8), CPU)

@@ -46,7 +46,7 @@ def convolution(channels: int = 128, *, out: int = 128, **options: Any) -> nn.Co
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 4), (7, 7), (13, 17), (24, 32), (50, 31), (1, 400)]
 )
-def test_one_picture_of_any_size_is_convolved_the_same(size: tuple[int, int]) -> None:
+def test_one_image_of_any_size_is_convolved_the_same(size: tuple[int, int]) -> None:
     part = convolution(out=144)
     model = graph(part, sides=[1, 128, -1, -1])
     assert use_winograd(model, [USUAL], max_bytes=MUCH) == 1
@@ -57,7 +57,7 @@ def test_one_picture_of_any_size_is_convolved_the_same(size: tuple[int, int]) ->
 
 @pytest.mark.parametrize("num_images", [1, 2, 5])
 @pytest.mark.parametrize("size", [(1, 1), (7, 7), (8, 8), (6, 13), (28, 28)])
-def test_pictures_of_known_number_and_size_are_convolved_the_same(num_images: int, size: tuple[int, int]) -> None:
+def test_images_of_known_number_and_size_are_convolved_the_same(num_images: int, size: tuple[int, int]) -> None:
     part = convolution(64, out=80)
     model = graph(part, sides=[num_images, 64, *size])
     assert use_winograd(model, [(16, 64, *size)], max_bytes=MUCH) == 1
@@ -102,7 +102,7 @@ def test_whatever_follows_a_convolution_gets_the_same(use: Callable[[Tensor], Te
         assert difference(part(given), answer(model, given)) < 2e-5
 
 
-def test_pictures_of_one_batch_do_not_show_in_one_another() -> None:
+def test_images_of_one_batch_do_not_show_in_one_another() -> None:
     model = graph(convolution(), sides=[3, 128, 7, 7])
     use_winograd(model, [(16, 128, 7, 7)], max_bytes=MUCH)
     one = torch.randn(1, 128, 7, 7)
@@ -148,7 +148,7 @@ def test_of_a_pyramid_s_levels_the_small_ones_stay_and_the_others_share_weights(
 
 
 @pytest.mark.parametrize("sides", [[-1, 128, -1, -1], [-1, 128, 24, 32], [2, 128, -1, -1]])
-def test_an_unknown_number_of_pictures_and_several_of_unknown_size_stay(sides: list[int]) -> None:
+def test_an_unknown_number_of_images_and_several_of_unknown_size_stay(sides: list[int]) -> None:
     model = graph(convolution(), sides=sides)
     assert use_winograd(model, [(4, 128, 24, 32)], max_bytes=MUCH) == 0
 

@@ -18,8 +18,8 @@ from batchtag.config.model import CheckpointSpec
 from batchtag.errors import ModelError, UsageError
 from batchtag.models import load, prepare
 from batchtag.models.checkpoint.model import network_of, note_results, save_checkpoint
-from batchtag.models.checkpoint.model_file import DetectorFile, DetectorInput, card_of
-from batchtag.models.torchvision.architectures import detector_need, untrained_arguments
+from batchtag.models.checkpoint.model_file import DetectorFile, DetectorInput, info_of
+from batchtag.models.torchvision.architectures import detector_resolution, untrained_arguments
 from batchtag.models.torchvision.zoo import builders
 from batchtag.models.torchvision.zoo_table import SMALL_FASTER_RCNN
 from batchtag.storage import open_store
@@ -71,7 +71,7 @@ def test_a_classifier_says_what_the_saved_network_said(
     np.testing.assert_allclose(ours.scores, expected[ours.label_ids.tolist()].numpy(), atol=0.005)
     assert prepare(spec).labels == tuple(LABELS)
     assert prepare(spec).name == "kinds"
-    assert prepare(spec).need.shorter_px == 72
+    assert prepare(spec).input_resolution.shorter_px == 72
 
 
 def test_a_detector_keeps_its_size_and_its_thresholds_are_the_job_s(tmp_path: Path, image: NDArray[np.uint8]) -> None:
@@ -88,9 +88,13 @@ def test_a_detector_keeps_its_size_and_its_thresholds_are_the_job_s(tmp_path: Pa
         preprocessing={"min_size": 160, "max_size": 256},
     )
     spec = CheckpointSpec(uri=str(tmp_path), score_floor=0.0, max_tags=7)
-    card = prepare(spec)
-    assert (card.need.mode, card.need.shorter_px, card.need.longer_px) == ("fit", 160, 256)
-    assert card.labels == ("", "crate")
+    info = prepare(spec)
+    assert (info.input_resolution.mode, info.input_resolution.shorter_px, info.input_resolution.longer_px) == (
+        "fit",
+        160,
+        256,
+    )
+    assert info.labels == ("", "crate")
     assert len(load(spec).predict([image])[0].scores) == 7
 
 
@@ -107,12 +111,12 @@ def test_the_pixels_a_detector_wants_are_those_of_the_built_network(architecture
         weights_sha256="0" * 64,
     )
     arguments = untrained_arguments(architecture, task="detect") | {"num_classes": 2} | said
-    card = card_of(CheckpointSpec(uri="/nowhere"), described)
-    assert card.need == detector_need(architecture, arguments)[0]
+    info = info_of(CheckpointSpec(uri="/nowhere"), described)
+    assert info.input_resolution == detector_resolution(architecture, arguments)[0]
 
 
 @pytest.mark.parametrize("said", [{"fixed_size": [1500, 900]}, {"min_size": [200, 300]}, {"max_size": 700}], ids=str)
-def test_what_a_file_tells_the_builder_of_its_input_holds_for_the_card_too(said: dict[str, Any]) -> None:
+def test_what_a_file_tells_the_builder_of_its_input_holds_for_the_info_too(said: dict[str, Any]) -> None:
     described = DetectorFile(
         architecture="fasterrcnn_resnet50_fpn",
         arguments=said,
@@ -121,8 +125,8 @@ def test_what_a_file_tells_the_builder_of_its_input_holds_for_the_card_too(said:
         weights_sha256="0" * 64,
     )
     arguments = untrained_arguments(described.architecture, task="detect") | {"num_classes": 2} | said
-    card = card_of(CheckpointSpec(uri="/nowhere"), described)
-    assert card.need == detector_need(described.architecture, arguments)[0]
+    info = info_of(CheckpointSpec(uri="/nowhere"), described)
+    assert info.input_resolution == detector_resolution(described.architecture, arguments)[0]
 
 
 def test_weights_stored_in_float16_are_computed_in_float32(
@@ -212,9 +216,9 @@ def test_a_checkpoint_in_a_store_is_fetched_once_and_kept_by_its_hash(network: n
     uri = "memory://checkpoints/kinds"
     save(uri, network)
     spec = CheckpointSpec(uri=uri)
-    card = prepare(spec)
+    info = prepare(spec)
     open_store(uri).delete(f"{uri}/weights.safetensors")
-    assert load(spec).card == card
+    assert load(spec).info == info
 
 
 def test_weights_of_another_checkpoint_are_noticed(tmp_path: Path, network: nn.Module) -> None:

@@ -131,8 +131,8 @@ def test_the_large_detector_says_what_torchvision_says(seeing: Seeing, photos: P
             assert_says_the_same(said, expected, way)
 
 
-def test_a_flat_picture_that_comes_first_does_not_spoil_the_ones_after_it(seeing: Seeing, photos: Photos) -> None:
-    """torchvision takes the scale of its features from the first picture it sees; 18 rows of pixels mislead it."""
+def test_a_flat_image_that_comes_first_does_not_spoil_the_ones_after_it(seeing: Seeing, photos: Photos) -> None:
+    """torchvision takes the scale of its features from the first image it sees; 18 rows of pixels mislead it."""
     network, uri = seeing(SMALL)
     expected = documented(network, photos[0])
     for way in (Runtime(), Runtime(engine="openvino")):
@@ -149,11 +149,11 @@ def test_an_untrained_detector_has_the_weights_of_torch_s_manual_seed(photos: Ph
         assert_equal_to_torchvision(model.predict([np.asarray(photo)])[0], documented(network, photo))
 
 
-def test_pictures_cut_out_by_shape_are_those_cut_out_one_by_one(photos: Photos) -> None:
+def test_images_cut_out_by_shape_are_those_cut_out_one_by_one(photos: Photos) -> None:
     """As a GPU does it: one step for each shape, and the order stays."""
     preprocessing = Preprocessing.of_preset(published.get_model_weights("resnet50").DEFAULT.transforms())
     some = [pil_to_tensor(photo) for photo in (*photos, *photos[:3])] + [torch.ones(3, 1, 4000, dtype=torch.uint8)]
-    expected = torch.stack([preprocessing.centre(picture) for picture in some])
+    expected = torch.stack([preprocessing.centre(image) for image in some])
     assert torch.equal(preprocessing.centres(some), expected)
 
 
@@ -174,13 +174,13 @@ def test_a_classifier_says_what_torchvision_says_whatever_the_batch(
             np.testing.assert_allclose(ours.scores, theirs[i][ours.label_ids.tolist()].numpy(), atol=0.005)
 
 
-def test_a_picture_too_elongated_for_a_detector_is_refused_before_anything_runs() -> None:
+def test_a_image_too_elongated_for_a_detector_is_refused_before_anything_runs() -> None:
     model = load(untrained(SMALL))
     with pytest.raises(ValueError, match="4000 x 1 pixels is too elongated"):
         model.predict([np.zeros((1, 4000, 3), np.uint8)])
 
 
-def test_a_very_elongated_picture_is_classified_by_its_centre_without_becoming_enormous() -> None:
+def test_a_very_elongated_image_is_classified_by_its_centre_without_becoming_enormous() -> None:
     """1 x 4000 would become 256 x 1,024,000 pixels on the way."""
     rng = np.random.default_rng(0)
     ends, middle = rng.integers(0, 256, (2, 1936, 3), dtype=np.uint8), rng.integers(0, 256, (1, 128, 3), dtype=np.uint8)
@@ -199,25 +199,25 @@ def test_a_very_elongated_picture_is_classified_by_its_centre_without_becoming_e
 
 
 @pytest.mark.parametrize("builder", builders("detect"))
-def test_every_detector_has_a_card_with_its_input_and_its_labels(builder: str) -> None:
-    card = prepare(untrained(builder))
-    assert card.kind == "object"
-    assert card.need.mode == ("stretch" if builder.startswith("ssd") else "fit")
-    assert min(card.need.shorter_px, card.need.longer_px) >= 300
-    assert card.gflops > 0.5
-    assert card.labels[:2] == ("", "person")
-    assert "N/A" not in card.labels
+def test_every_detector_has_a_info_with_its_input_and_its_labels(builder: str) -> None:
+    info = prepare(untrained(builder))
+    assert info.kind == "object"
+    assert info.input_resolution.mode == ("stretch" if builder.startswith("ssd") else "fit")
+    assert min(info.input_resolution.shorter_px, info.input_resolution.longer_px) >= 300
+    assert info.gflops > 0.5
+    assert info.labels[:2] == ("", "person")
+    assert "N/A" not in info.labels
 
 
-def test_every_classifier_has_a_card_with_its_input_and_its_labels() -> None:
-    cards = [prepare(untrained(builder)) for builder in builders("classify")]
-    assert len(cards) >= 80
-    for card in cards:
-        assert card.kind == "class"
-        assert card.need.mode == "cover"
-        assert card.need.shorter_px >= 224
-        assert len(card.labels) == 1000
-    assert len({card.digest for card in cards}) == len(cards)
+def test_every_classifier_has_a_info_with_its_input_and_its_labels() -> None:
+    infos = [prepare(untrained(builder)) for builder in builders("classify")]
+    assert len(infos) >= 80
+    for info in infos:
+        assert info.kind == "class"
+        assert info.input_resolution.mode == "cover"
+        assert info.input_resolution.shorter_px >= 224
+        assert len(info.labels) == 1000
+    assert len({info.digest for info in infos}) == len(infos)
 
 
 @pytest.mark.parametrize("builder", builders("detect"))

@@ -38,13 +38,13 @@ def test_a_driver_knows_a_model_without_torch() -> None:
 
 
 @pytest.mark.parametrize("builder", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssd300_vgg16", "resnet50"])
-def test_of_another_torchvision_the_table_says_nothing_and_the_card_is_the_same(
+def test_of_another_torchvision_the_table_says_nothing_and_the_info_is_the_same(
     builder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = TorchvisionSpec(builder=builder)
-    card, names = describe(spec), zoo.builders("detect")
+    info, names = describe(spec), zoo.builders("detect")
     monkeypatch.setattr(zoo, "_table", lambda: None)
-    assert (describe(spec), zoo.builders("detect")) == (card, names)
+    assert (describe(spec), zoo.builders("detect")) == (info, names)
 
 
 def test_weights_lie_where_torch_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""The pictures, in a folder that is kept: real photographs, repeated under new names by hard links, and large versions.
+"""The images, in a folder that is kept: real photographs, repeated under new names by hard links, and large versions.
 
 Only RGB JPEGs without an EXIF rotation are taken, because Ray's `read_images` and Daft's `decode_image` do not turn
-pictures, and a peer that gives other tags is no comparison. The large versions are resized and nothing else: without
+images, and a peer that gives other tags is no comparison. The large versions are resized and nothing else: without
 the grain of a real sensor they decode faster than true photographs of that size, which favours whoever decodes in full.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.speed.works import Pictures
+from benchmarks.speed.works import Images
 
 DATA = Path("../shared/data")
 BUCKET = "photos"
@@ -24,7 +24,7 @@ _GROCERIES, _LARGE = 65, 24
 _MEGAPIXELS = 12e6
 
 
-def prepare(cache: Path, kinds: Iterable[Pictures], *, data: Path = DATA) -> Path:
+def prepare(cache: Path, kinds: Iterable[Images], *, data: Path = DATA) -> Path:
     """The folder to serve, with `photos/<kind>/000000-<name>.jpg` for each kind. What is there already is kept.
 
     Raises SystemExit if the photographs are not there.
@@ -46,13 +46,13 @@ def prepare(cache: Path, kinds: Iterable[Pictures], *, data: Path = DATA) -> Pat
     return cache / "served"
 
 
-def names(served: Path, kind: Pictures, *, num_images: int) -> list[str]:
+def names(served: Path, kind: Images, *, num_images: int) -> list[str]:
     """The first so many keys of a kind, in the order of a listing."""
     return [f"{kind}/{name}" for name in sorted(os.listdir(served / BUCKET / kind))[:num_images]]
 
 
-def num_distinct(kind: Pictures, served: Path) -> int:
-    """How many different pictures there are before they repeat."""
+def num_distinct(kind: Images, served: Path) -> int:
+    """How many different images there are before they repeat."""
     return len({name.split("-", 1)[1] for name in os.listdir(served / BUCKET / kind)})
 
 

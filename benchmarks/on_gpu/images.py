@@ -16,7 +16,7 @@ _THINGS = 24
 def jpegs(folder: Path, *, num_images: int, seed: int = 0) -> tuple[list[bytes], str]:
     """So many JPEGs, repeated where there are fewer, and where they are from in words. RGB without EXIF rotation."""
     found = [path.read_bytes() for path in sorted(folder.rglob("*.jpg")) if _is_plain(path)]
-    origin = f"{len(found)} photographs" if found else "drawn pictures"
+    origin = f"{len(found)} photographs" if found else "drawn images"
     some = found or [drawn(seed, number) for number in range(min(num_images, 4 * len(_SHAPES)))]
     return list(itertools.islice(itertools.cycle(some), num_images)), origin
 
