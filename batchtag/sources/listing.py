@@ -1,7 +1,7 @@
-"""What lies at or under the URIs a job names: the part of listing that prefixes and shards have in common.
+"""List the objects at and under the URIs that a job names: the part that prefixes, shards and manifests share.
 
 A URI without a trailing slash may name a folder, an object, or on S3 both: `s3://b/2026` is the folder `2026/` and the
-object of exactly that key, and never `2026-old/`, which a plain prefix search would add in silence.
+object of exactly that key. It is never `2026-old/`, which a search by key prefix would silently add.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from batchtag.errors import Code, StorageError, UsageError
 from batchtag.storage import Store
-from batchtag.storage.base import ObjectInfo
+from batchtag.storage.base import ObjectInfo, UnreadableObject
 from batchtag.storage.retry import WRITES, with_retries
+from batchtag.types import ImageRef
 
 PAGE_IMAGES = 4096
+"""Maximum number of images in a page of a source."""
 
 
-def check_apart(uris: Sequence[str]) -> None:
-    """Raises UsageError if a URI is named twice or lies under another: its images would be listed twice."""
+def check_disjoint(uris: Sequence[str]) -> None:
+    """Raise UsageError if a URI is named twice or lies under another: its images would be listed twice."""
     folders = [as_folder(uri) for uri in uris]
     mistakes = []
-    for (i, one), (j, other) in itertools.permutations(enumerate(folders), 2):
-        if one == other and i < j:
+    for (i, folder), (j, other) in itertools.permutations(enumerate(folders), 2):
+        if folder == other and i < j:
             mistakes.append(f"{uris[i]} is named twice; name it once")
-        elif one != other and one.startswith(other):
+        elif folder != other and folder.startswith(other):
             mistakes.append(f"{uris[i]} lies under {uris[j]}; name one of them")
     if mistakes:
         raise UsageError("\n".join(dict.fromkeys(mistakes)))
 
 
 def as_folder(uri: str) -> str:
-    """The URI with the slash at its end that makes everything under it begin with it."""
+    """Return the URI with a trailing slash, so that the URI of everything under it begins with it."""
     return uri if uri.endswith("/") else f"{uri}/"
 
 
-def named_object(uri: str, *, store: Store) -> ObjectInfo | None:
-    """The object of exactly this URI; None if there is none, or if the store lets us list but not look at objects."""
+def find_object(uri: str, *, store: Store) -> ObjectInfo | None:
+    """Return the object of exactly this URI; None if it does not exist, or if only listing is allowed, not reading."""
     is_bucket = "://" in uri and uri.count("/") < 3
     if is_bucket or uri.endswith("/"):
         return None
@@ -48,13 +50,22 @@ def named_object(uri: str, *, store: Store) -> ObjectInfo | None:
         raise
 
 
-def objects_under(uri: str, *, store: Store) -> Iterator[list[ObjectInfo]]:
-    """All objects under the folder, recursively, as the store pages them. Raises StorageError (`not_found`)."""
-    return store.walk(as_folder(uri))
+def list_objects(uri: str, *, store: Store) -> Iterator[list[ObjectInfo]]:
+    """Yield all objects under the folder, recursively, in the pages of the store. Raises StorageError (`not_found`).
+
+    An object that cannot be read is an ImageRef with its `problem`.
+    """
+    for page in store.walk(as_folder(uri)):
+        yield [_with_problem(info) if isinstance(info, UnreadableObject) else info for info in page]
 
 
-def paged(images: Iterable[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
-    """The stream in pages of PAGE_IMAGES: a tree of small folders would otherwise come as as many small pages."""
+def _with_problem(unreadable: UnreadableObject) -> ImageRef:
+    problem = f"{unreadable.code}: {unreadable.message}"
+    return ImageRef(uri=unreadable.uri, size_bytes=unreadable.size_bytes, problem=problem)
+
+
+def paginate(images: Iterable[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
+    """Yield pages of PAGE_IMAGES images: a tree of small folders would otherwise give one small page per folder."""
     stream = iter(images)
     while page := list(itertools.islice(stream, PAGE_IMAGES)):
         yield page

@@ -1,9 +1,10 @@
-"""Bytes in and out of any URI, and the retries around them.
+"""Read and write the bytes behind any URI, with retries.
 
-A store is one place that URIs point into: the local disk, S3, or whatever fsspec opens. URIs are used exactly as they
-are: a local one is an absolute path, `s3://bucket/` is followed by the key and nothing is unquoted, stripped or
-normalised, because keys with `%`, `#`, `?`, a leading or a trailing slash are different objects. (fsspec and s3fs do
-normalise, so S3 has a store of its own that calls s3fs's client with bucket and key.) This room knows no images.
+A store gives access to one place that URIs point into: the local disk, S3, or anything that fsspec opens. URIs are used
+exactly as given. A local URI is an absolute path; `s3://bucket/` is followed by the key. Nothing is unquoted, stripped
+or normalised, because keys with `%`, `#`, `?`, a leading slash or a trailing slash are different objects. (fsspec and
+s3fs do normalise, so S3 has its own store, which calls s3fs's client with bucket and key.) This package knows nothing
+of images. Retries are configured in `storage/retry.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ __all__ = ["ABSENT", "Blob", "ObjectInfo", "Store", "absolute_uri", "join_uri", 
 
 
 def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
-    """The store a URI points into. `options` are fsspec storage options: credentials, endpoint, region.
+    """Return the store that a URI points into. `options` are fsspec storage options: credentials, endpoint, region.
 
-    Raises StorageError for a scheme that nothing installed can open, and says what to install.
+    S3 and fsspec stores are shared: one per process and options. Raises StorageError for a scheme that no installed
+    package opens; the message says what to install.
     """
     match scheme_of(uri):
         case "file":
@@ -33,13 +35,13 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
 
             return S3Store.shared(options or {})
         case scheme:
-            from batchtag.storage.fsspec_store import AnyStore
+            from batchtag.storage.fsspec_store import FsspecStore
 
-            return AnyStore.shared(scheme, options or {})
+            return FsspecStore.shared(scheme, options or {})
 
 
 def warm_up(uri: str, options: Mapping[str, Any] | None = None) -> None:
-    """Find what the first read of that URI would have to: a second of a core on S3, nothing elsewhere."""
+    """Do the work of a first read in advance: a CPU second on S3 (credentials, region), nothing for other stores."""
     if scheme_of(uri) in ("s3", "s3a"):
         from batchtag.storage.s3.store import S3Store
 

@@ -1,6 +1,6 @@
-"""What a store is: the protocol that every kind keeps, and the records that it gives.
+"""The protocol that every store keeps, and the records that stores return.
 
-Knows no images and no jobs. An unknown etag is "", an unknown size is -1.
+Knows nothing of images and jobs. An unknown etag is "", an unknown size is -1.
 """
 
 from __future__ import annotations
@@ -10,31 +10,37 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
+from batchtag.errors import Code
+
 ABSENT = "absent"
-"""What `write_if` expects when the object must not exist yet."""
+"""Value of `expected` in `write_if` for an object that must not exist yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectInfo:
-    """One object as a source found it, before it has a position.
-
-    `uri` is its identity, exactly as the store has it. A member of a tar shard has `shard`, the URI to read from, and
-    the `offset_bytes` of its content there. `problem` is not "" when the listing itself already shows that the
-    object cannot be tagged; it is then "<code>: <message>".
-    """
+    """What a store knows of one object. `uri` is its identity, exactly as the store has it."""
 
     uri: str
     etag: str = ""
     size_bytes: int = -1
     last_modified: datetime | None = None
-    shard: str = ""
-    offset_bytes: int = -1
-    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadableObject(ObjectInfo):
+    """An entry of a listing that cannot be read, with the reason.
+
+    Only the local disk has such entries: broken links, and names that are not UTF-8. `uri` is printable text, so it may
+    differ from the name on the disk.
+    """
+
+    code: Code
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blob:
-    """The bytes of one object, with what the store said of exactly these bytes."""
+    """The bytes of one object, and the etag and time of exactly these bytes. `attempts` is the number of tries."""
 
     data: bytes
     etag: str
@@ -45,15 +51,18 @@ class Blob:
 class Store(Protocol):
     """One place that URIs point into. Safe to use from many threads.
 
-    1. Every call is one attempt. Trouble is a StorageError whose `code` names it and whose `transient` says whether
-       trying again may help; `retry.with_retries` is what tries again.
-    2. `read` gives the whole object with the etag of exactly these bytes; more than `max_bytes` is `too_large`, and
-       is noticed before it is in memory. With `if_etag`, another version of the object is ConditionFailed.
-    3. `write` is atomic: a reader sees the old object, or the new one, whole; a kill leaves one of the two.
-    4. `write_if` writes only if the object's etag is `expected` (ABSENT: if there is none), else ConditionFailed.
-    5. `list_folder` gives what lies directly under a folder URI, sorted, in pages of bounded size; `walk` gives all
-       objects under it, recursively, folders listed in parallel, in an order that depends on nothing but the keys.
-       Both give zero-byte "folder marker" keys (ending in "/") to nobody. A folder that does not exist is not_found.
+    1. Every call is one attempt. A failure is a StorageError: `code` names it, and `transient` states whether another
+       attempt may succeed. `retry.with_retries` makes the attempts.
+    2. `read` returns the whole object with the etag of exactly these bytes. An object of more than `max_bytes` is
+       `too_large`, which is noticed before the object is in memory. With `if_etag`, another version of the object is
+       ConditionFailed.
+    3. `write` is atomic: a reader sees either the old or the new object, whole, also after the writer was killed.
+    4. `write_if` writes only if the object's etag is `expected` (ABSENT: if the object does not exist). Otherwise it
+       raises ConditionFailed.
+    5. `list_folder` yields the objects directly under a folder URI, sorted, in pages of bounded size. `walk` yields all
+       objects under it, recursively; folders are listed in parallel, in an order that depends only on the keys. Both
+       leave out zero-byte "folder marker" keys (which end in "/"). A folder that does not exist is `not_found`.
+    6. `write` and `write_if` return the etag of the new object. `delete` succeeds for an object that does not exist.
     """
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_etag: str = "") -> Blob: ...

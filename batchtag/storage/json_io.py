@@ -1,4 +1,4 @@
-"""The small JSON files that runs keep under OUT, read back: not there, damaged, or what they say."""
+"""Reads the small JSON files that runs keep under OUT, and distinguishes an absent file from a damaged one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def read_json(uri: str, *, store: Store, build: Callable[[dict[str, Any]], T]) -> tuple[T, str] | None:
-    """What `build` makes of the file, and its etag; None if there is no such file.
+    """Return the value that `build` makes of the file, and the file's etag; None if the file does not exist.
 
     Raises StorageError (`corrupt`) for a file that no run can have written.
     """
@@ -29,5 +29,6 @@ def read_json(uri: str, *, store: Store, build: Callable[[dict[str, Any]], T]) -
     try:
         return build(json.loads(blob.data)), blob.etag
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"{uri}: is damaged, no run writes it so ({' '.join(str(error).split())}). Restore it, or delete it"
+        reason = " ".join(str(error).split())
+        message = f"{uri}: is damaged; no run writes such a file ({reason}). Restore it, or delete it"
         raise StorageError(message, code=Code.CORRUPT) from error

@@ -1,7 +1,9 @@
-"""A file to seek in, for any store: what pyarrow needs to read a footer and one row group of a large Parquet file.
+"""An object of any store as a seekable file.
 
-Written once over `stat` and `read_range`, because s3fs's and fsspec's own files normalise the path, read 50 MiB ahead
-and retry by themselves. All ranges are of the one version that `open_ranged` saw; another version is ConditionFailed.
+pyarrow needs one to read the footer and one row group of a large Parquet file; sources read manifests and tar headers
+through one. It is written once, over `stat` and `read_range`, because the files of s3fs and fsspec normalise the path,
+read 50 MiB ahead and retry by themselves. All ranges are of the version of the object that was opened; for another
+version the reads raise ConditionFailed, so a file never mixes two uploads.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ import os
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from batchtag.storage.base import Blob, ObjectInfo
+from batchtag.storage.retry import WRITES, RetryPolicy, with_retries
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BUFFER_BYTES = 256 * 1024
-"""One request brings at least this much: a footer and its tail in one, and small column chunks together."""
+"""Minimum size of one request, in bytes: enough for a footer and its tail, or for several small column chunks."""
+_ONE_ATTEMPT = RetryPolicy(attempts=1)
 
 
 class RangedStore(Protocol):
-    """The part of a store that a file to seek in needs."""
+    """The part of a `Store` that a seekable file needs."""
 
     def stat(self, uri: str) -> ObjectInfo: ...
 
@@ -28,15 +32,28 @@ class RangedStore(Protocol):
 
 
 def open_ranged(store: RangedStore, uri: str) -> BinaryIO:
-    """The object as a seekable, buffered, read-only file. Raises StorageError here, and from its reads."""
-    found = store.stat(uri)
-    return cast(BinaryIO, io.BufferedReader(_RangedFile(store, found), buffer_size=BUFFER_BYTES))
+    """Open an object as a seekable, buffered, read-only file. Every read is one attempt. Raises StorageError."""
+    return _open(store.stat(uri), store=store, buffer_bytes=BUFFER_BYTES, policy=_ONE_ATTEMPT)
+
+
+def open_with_retries(info: ObjectInfo, *, store: RangedStore, buffer_bytes: int) -> BinaryIO:
+    """Open the version `info` of an object as a seekable file, read `buffer_bytes` at a time, each read retried.
+
+    For listings that read for an hour and must survive a reset connection. A failed read is repeated as often as a
+    write (`retry.WRITES`), because the whole listing depends on it. Reads raise StorageError.
+    """
+    return _open(info, store=store, buffer_bytes=buffer_bytes, policy=WRITES)
+
+
+def _open(info: ObjectInfo, *, store: RangedStore, buffer_bytes: int, policy: RetryPolicy) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_RangedFile(info, store=store, policy=policy), buffer_size=buffer_bytes))
 
 
 class _RangedFile(io.RawIOBase):
-    def __init__(self, store: RangedStore, found: ObjectInfo) -> None:
+    def __init__(self, info: ObjectInfo, *, store: RangedStore, policy: RetryPolicy) -> None:
+        self._info = info
         self._store = store
-        self._found = found
+        self._policy = policy
         self._position = 0
 
     def readable(self) -> bool:
@@ -49,18 +66,24 @@ class _RangedFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._found.size_bytes}[whence]
-        if start + offset < 0:
-            raise ValueError(f"{self._found.uri}: cannot seek to {start + offset}, before the beginning")
-        self._position = start + offset
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._info.size_bytes}[whence]
+        if origin + offset < 0:
+            raise ValueError(f"{self._info.uri}: cannot seek to {origin + offset}, before the beginning")
+        self._position = origin + offset
         return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        size = min(len(view), self._found.size_bytes - self._position)
+        size = min(len(view), self._info.size_bytes - self._position)
         if size <= 0:
             return 0
-        blob = self._store.read_range(self._found.uri, self._position, size, if_etag=self._found.etag)
+        blob = self._read_range(size)
         view[: len(blob.data)] = blob.data
         self._position += len(blob.data)
         return len(blob.data)
+
+    def _read_range(self, size_bytes: int) -> Blob:
+        def read() -> Blob:
+            return self._store.read_range(self._info.uri, self._position, size_bytes, if_etag=self._info.etag)
+
+        return with_retries(read, policy=self._policy)[0]

@@ -1,8 +1,14 @@
-"""Tries again: exponential back-off with full jitter, and only for trouble that a store calls transient.
+"""Retries of reads, writes and listings: exponential back-off with full jitter, only for errors that are transient.
 
-The one place that retries; stores make one attempt a call, with the retries of botocore and s3fs turned off, because
-nested retries multiply (5 x 5 tries hid a throttled bucket for minutes) and cannot be counted. Full jitter, not a
-fixed delay: 32 fetchers that were throttled together must not come back together.
+This is the only place that retries. Stores make one attempt per call, with the retries of botocore and s3fs turned off:
+nested retries multiply (5 x 5 attempts hid a throttled bucket for minutes) and cannot be counted. Full jitter instead
+of a fixed delay, because 32 fetch threads that were throttled at the same moment must not return at the same moment.
+
+Where the policy of a request comes from:
+- the GET of an image: `pipeline/fetch.py`, READS;
+- pages of an S3 listing: `storage/s3/store.py` (`list_policy`), READS, each page by itself;
+- a long read of one object (manifest, shard): `storage/ranged_file.py`, WRITES;
+- what a run writes under OUT: each caller passes WRITES to `with_retries`; its reads of OUT use the default, READS.
 """
 
 from __future__ import annotations
@@ -20,7 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How often to try, and how long to wait: before try n + 1, up to `base_s` doubled n - 1 times, at most `cap_s`."""
+    """Number of attempts, and the waits between them.
+
+    The wait after attempt n is random, between 0 and `base_s` * 2^(n - 1) seconds, and never more than `cap_s`.
+    """
 
     attempts: int = 6
     base_s: float = 0.2
@@ -31,15 +40,15 @@ class RetryPolicy:
             raise ValueError(f"attempts must be at least 1, got {self.attempts}")
 
     def longest_wait_s(self, attempt: int) -> float:
-        """The most that is waited after the `attempt`-th try (from 1) failed."""
+        """Return the upper limit of the wait after the `attempt`-th attempt (from 1) failed."""
         return min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 62))
 
 
 READS = RetryPolicy()
-"""One image: given up after at most 6 s of waiting, because a million others wait behind it."""
+"""Policy for reads, such as the GET of one image: at most 6 s of waiting, because a million images wait behind it."""
 
 WRITES = RetryPolicy(attempts=12, base_s=0.5, cap_s=30.0)
-"""A part: a bundle's minute of GPU work stands behind it, so a store may be away for 90 s, on average."""
+"""Policy for writes. A part holds the GPU work of a minute, so a store may be unreachable for 90 s on average."""
 
 
 def with_retries(
@@ -49,9 +58,9 @@ def with_retries(
     sleep: Callable[[float], None] = time.sleep,
     random: Callable[[], float] = _random.random,
 ) -> tuple[T, int]:
-    """What `call` returns, and how many attempts that took.
+    """Call `call` until it succeeds; return its result and the number of attempts.
 
-    Raises the StorageError of the last attempt, its `attempts` set; one that is not transient is raised at once.
+    Raises the StorageError of the last attempt, with `attempts` set. An error that is not transient is raised at once.
     """
     attempt = 0
     while True:

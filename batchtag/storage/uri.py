@@ -1,4 +1,4 @@
-"""The little arithmetic of URIs: nothing is ever unquoted or normalised, but a local path is made absolute."""
+"""Take URIs apart and join them. Nothing is unquoted or normalised, except that a local path is made absolute."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme in lower case; "file" for a plain path. One letter before :// is a Windows drive, not a scheme."""
-    found = _SCHEME.match(uri)
-    return found.group(1).lower() if found else "file"
+    """Return the scheme in lower case; "file" for a plain path. One letter is a Windows drive, not a scheme."""
+    match = _SCHEME.match(uri)
+    return match.group(1).lower() if match else "file"
 
 
 def absolute_uri(uri: str) -> str:
-    """A local path (or file:// URI) as an absolute path; any other URI as it is. A trailing slash is kept."""
+    """Return a local path (or file:// URI) as an absolute path, any other URI unchanged. A trailing slash is kept."""
     if scheme_of(uri) != "file":
         return uri
     path = _SCHEME.sub("", uri)
@@ -24,5 +24,5 @@ def absolute_uri(uri: str) -> str:
 
 
 def join_uri(folder: str, *names: str) -> str:
-    """`folder/name/name`, with exactly one slash between; only the folder's own trailing slash is dropped."""
+    """Return `folder/name/name`, with exactly one slash between. Only the folder's own trailing slash is dropped."""
     return "/".join([folder.removesuffix("/"), *names])

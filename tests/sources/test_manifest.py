@@ -1,4 +1,4 @@
-"""Lists that somebody else made: formats, relative and repeated URIs, and what is refused."""
+"""Manifests: their formats, relative and repeated URIs, and what is refused."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_plain_text_has_one_uri_a_line_and_keeps_spaces(tmp_path: Path) -> None:
+def test_plain_text_has_one_uri_per_line_and_keeps_spaces(tmp_path: Path) -> None:
     assert uris(write(tmp_path / "list", "\n".join(URIS))) == URIS
     assert uris(write(tmp_path / "list.txt", "\ufeff" + "\r\n".join(URIS) + "\r\n\r\n   \r\n")) == URIS
 
 
-def test_parquet_csv_and_jsonl_give_the_same(tmp_path: Path) -> None:
+def test_parquet_csv_and_jsonl_give_the_same_listing(tmp_path: Path) -> None:
     table = pa.table(
         {"n": range(len(URIS)), "uri": URIS, "etag": ['"e"', "", None, "x", "y"], "size": [1, 2, None, 4, 5]}
     )
@@ -66,7 +66,7 @@ def test_a_compressed_manifest_is_unpacked_while_it_is_read(tmp_path: Path) -> N
     assert uris(tmp_path / "m.txt.gz") == uris(tmp_path / "m.bz2") == uris(tmp_path / "m.csv.gz") == URIS
 
 
-def test_a_folder_of_parts_is_one_manifest(tmp_path: Path) -> None:
+def test_a_folder_of_files_is_one_manifest(tmp_path: Path) -> None:
     for number, uri in enumerate(URIS):
         pq.write_table(pa.table({"uri": [uri]}), tmp_path / f"part-{number}.parquet")
     write(tmp_path / "_SUCCESS", "")
@@ -74,7 +74,7 @@ def test_a_folder_of_parts_is_one_manifest(tmp_path: Path) -> None:
     assert uris(tmp_path) == URIS
 
 
-def test_another_column_may_change_its_type_half_way(tmp_path: Path) -> None:
+def test_the_type_of_an_unused_column_may_change(tmp_path: Path) -> None:
     lines = ["uri,n"] + [f"s3://b/{i},{i}" for i in range(200_000)] + ["s3://b/last,many"]
     assert len(uris(write(tmp_path / "m.csv", "\n".join(lines)))) == 200_001
 
@@ -83,13 +83,13 @@ def test_a_quoted_newline_belongs_to_the_key(tmp_path: Path) -> None:
     assert uris(write(tmp_path / "m.csv", 'uri\n"s3://b/a\nb.jpg"\n')) == ["s3://b/a\nb.jpg"]
 
 
-def test_relative_uris_lie_beside_the_manifest(tmp_path: Path) -> None:
+def test_relative_uris_start_from_the_folder_of_the_manifest(tmp_path: Path) -> None:
     path = write(tmp_path / "list.txt", "a.jpg\n./b/c.jpg\n../d.jpg\n/e/f.jpg\nfile:///g.jpg\n~h.jpg\ns3://b/i.jpg\n")
-    beside = [f"{tmp_path}/a.jpg", f"{tmp_path}/b/c.jpg", f"{tmp_path.parent}/d.jpg", "/e/f.jpg", "/g.jpg"]
-    assert uris(path) == [*beside, f"{tmp_path}/~h.jpg", "s3://b/i.jpg"]
+    expected = [f"{tmp_path}/a.jpg", f"{tmp_path}/b/c.jpg", f"{tmp_path.parent}/d.jpg", "/e/f.jpg", "/g.jpg"]
+    assert uris(path) == [*expected, f"{tmp_path}/~h.jpg", "s3://b/i.jpg"]
 
 
-def test_a_repeated_uri_comes_once_where_it_came_first_and_is_counted(
+def test_a_repeated_uri_is_listed_at_its_first_line_and_the_others_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / "m.csv", "key,tag\n" + "".join(f"s3://b/{n},{i}\n" for i, n in enumerate("cabcbda")))
@@ -101,10 +101,10 @@ def test_a_repeated_uri_comes_once_where_it_came_first_and_is_counted(
         ("s3://b/c", "0"), ("s3://b/a", "1"), ("s3://b/b", "2"), ("s3://b/d", "5")
     ]  # fmt: skip
     assert source.num_repeated == 3
-    assert "3 lines" in caplog.text
+    assert "3 lines repeat a URI of an earlier line" in caplog.text
 
 
-def test_the_order_is_the_manifests_also_when_lines_are_many(tmp_path: Path) -> None:
+def test_a_long_manifest_is_listed_in_its_order(tmp_path: Path) -> None:
     names = [f"s3://b/{(i * 7919) % 50_021}" for i in range(50_021)]
     path = write(tmp_path / "m.txt", "\n".join([*names, *names[:100]]))
     source = ManifestListing(ManifestSource(uri=str(path)))
@@ -115,7 +115,7 @@ def test_the_order_is_the_manifests_also_when_lines_are_many(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_a_missing_column_is_answered_with_those_there_are_nearest_first(tmp_path: Path, kind: str) -> None:
+def test_the_error_for_a_missing_column_lists_the_columns_by_similarity(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"m.{kind}"
     match kind:
         case "csv":
@@ -139,14 +139,16 @@ def test_a_missing_column_is_answered_with_those_there_are_nearest_first(tmp_pat
         ("m.parquet", "PAR1", "cannot be read as parquet"),
     ],
 )
-def test_what_is_not_understood_is_said_with_its_place(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+def test_the_error_for_content_that_cannot_be_read_names_its_place(
+    tmp_path: Path, name: str, text: str, complaint: str
+) -> None:
     with pytest.raises(UsageError, match="cannot be read as") as caught:
         listed(write(tmp_path / name, text))
     assert complaint in caught.value.message
     assert caught.value.message.startswith(f"{tmp_path}/{name}: ")
 
 
-def test_binary_data_is_no_plain_text(tmp_path: Path) -> None:
+def test_binary_data_is_refused_as_plain_text(tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(UsageError, match="cannot be read as text"):
         listed(tmp_path / "photo")
@@ -164,7 +166,7 @@ def test_binary_data_is_no_plain_text(tmp_path: Path) -> None:
         "https://b.example/a.jpg?token=hush",
     ],
 )
-def test_a_secret_in_a_uri_is_refused_with_its_row_and_not_shown(tmp_path: Path, secret: str) -> None:
+def test_a_uri_with_a_secret_is_refused_by_its_row_and_not_shown(tmp_path: Path, secret: str) -> None:
     path = write(tmp_path / "m.txt", f"s3://b/1.jpg\n\n{secret}\n")
     with pytest.raises(UsageError, match=r"row 3 .*storage_options") as caught:
         listed(path)
@@ -174,13 +176,13 @@ def test_a_secret_in_a_uri_is_refused_with_its_row_and_not_shown(tmp_path: Path,
 @pytest.mark.parametrize(
     "uri", ["s3://b/a?sig=1.jpg", "s3://b/me@home:1.jpg", "abfs://c@account/a.jpg", "s3://b/a?token=1"]
 )
-def test_a_key_that_only_looks_like_a_secret_is_a_key(tmp_path: Path, uri: str) -> None:
+def test_a_key_that_only_looks_like_a_secret_is_accepted(tmp_path: Path, uri: str) -> None:
     assert uris(write(tmp_path / "m.txt", uri)) == [uri]
 
 
-def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"gone\.csv") as caught:
-        listed(tmp_path / "gone.csv")
+def test_a_manifest_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"missing\.csv") as caught:
+        listed(tmp_path / "missing.csv")
     assert caught.value.code is Code.NOT_FOUND
 
 

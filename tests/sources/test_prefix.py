@@ -1,9 +1,10 @@
-"""Folders and prefixes: what is listed, in which order, and what is refused."""
+"""Folders and prefixes: which objects are listed, in which order, and what is refused."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from batchtag.errors import Code, StorageError, UsageError
 from batchtag.sources import open_source
 from batchtag.sources.listing import PAGE_IMAGES
 from batchtag.storage.base import ObjectInfo
+from batchtag.types import ImageRef
 
 
 def make_files(folder: Path, *names: str) -> None:
@@ -37,14 +39,26 @@ def test_images_are_found_by_extension_in_any_case_and_hidden_ones_too(tmp_path:
     assert sorted(names(tmp_path, listed(tmp_path))) == sorted(wanted)
 
 
-def test_a_listing_tells_size_time_and_etag(tmp_path: Path) -> None:
+def test_a_listing_has_size_time_and_etag(tmp_path: Path) -> None:
     make_files(tmp_path, "a.jpg")
     (image,) = listed(tmp_path)
     assert image.uri == str(tmp_path / "a.jpg")
     assert image.size_bytes == 5
     assert image.etag
     assert image.last_modified is not None
-    assert (image.shard, image.problem) == ("", "")
+
+
+def test_a_file_that_cannot_be_read_is_listed_with_its_problem(tmp_path: Path) -> None:
+    make_files(tmp_path, "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("missing.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"x")
+    readable, broken_link, bad_name = listed(tmp_path)
+    assert type(readable) is ObjectInfo
+    assert isinstance(broken_link, ImageRef)
+    assert isinstance(bad_name, ImageRef)
+    assert broken_link.problem == f"not_found: {tmp_path}/b.jpg: no such file or directory"
+    assert (bad_name.uri, bad_name.size_bytes) == (f"{tmp_path}/caf\\xe9.jpg", 1)
+    assert bad_name.problem.startswith("bad_name: the name is not UTF-8")
 
 
 def test_a_trailing_slash_changes_nothing(tmp_path: Path) -> None:
@@ -67,7 +81,7 @@ def test_a_trailing_slash_changes_nothing(tmp_path: Path) -> None:
         (["*"], ["*.jpg"], ["2026/x/b.dat"]),
     ],
 )
-def test_globs_see_the_path_below_the_prefix(
+def test_globs_match_the_path_below_the_prefix(
     tmp_path: Path, include: list[str], exclude: list[str], expected: list[str]
 ) -> None:
     make_files(tmp_path, "a.jpg", "2026/a.jpg", "2026/x/b.dat", "old/a.jpg")
@@ -75,19 +89,19 @@ def test_globs_see_the_path_below_the_prefix(
     assert sorted(names(tmp_path, found)) == expected
 
 
-def test_a_single_file_is_taken_whatever_its_extension(tmp_path: Path) -> None:
+def test_a_single_file_needs_no_extension_of_an_image(tmp_path: Path) -> None:
     make_files(tmp_path, "scan", "b.jpg")
     assert names(tmp_path, listed(tmp_path / "scan")) == ["scan"]
     assert names(tmp_path, listed(tmp_path / "scan", tmp_path / "b.jpg")) == ["scan", "b.jpg"]
 
 
-def test_several_prefixes_come_in_the_order_named(tmp_path: Path) -> None:
+def test_several_prefixes_are_listed_in_the_order_of_the_job(tmp_path: Path) -> None:
     make_files(tmp_path, "z/1.jpg", "a/1.jpg", "a-old/1.jpg")
     assert names(tmp_path, listed(tmp_path / "z", tmp_path / "a")) == ["z/1.jpg", "a/1.jpg"]
     assert names(tmp_path, listed(tmp_path / "a", tmp_path / "a-old")) == ["a/1.jpg", "a-old/1.jpg"]
 
 
-def test_a_prefix_under_another_and_one_named_twice_are_both_reported_at_once() -> None:
+def test_nested_and_repeated_prefixes_are_all_reported_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         listed("s3://b/2026/01/", "s3://b/2026", "s3://b/2026/")
     assert caught.value.message.splitlines() == [
@@ -97,7 +111,7 @@ def test_a_prefix_under_another_and_one_named_twice_are_both_reported_at_once() 
     ]
 
 
-def test_a_folder_that_is_not_there_is_named_before_the_others_are_listed(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_before_the_other_folders_are_listed(tmp_path: Path) -> None:
     make_files(tmp_path, "photos/a.jpg")
     spec = PrefixSource(uris=[str(tmp_path / "photos"), str(tmp_path / "photoz")])
     with pytest.raises(StorageError, match="photoz") as caught:
@@ -110,7 +124,7 @@ def test_a_folder_without_images_gives_no_page(tmp_path: Path) -> None:
     assert list(open_source(PrefixSource(uris=[str(tmp_path)])).pages()) == []
 
 
-def test_small_folders_share_a_page_and_large_ones_are_cut(tmp_path: Path) -> None:
+def test_small_folders_share_a_page_and_large_folders_are_split(tmp_path: Path) -> None:
     make_files(tmp_path, *(f"{i % 50}/{i}.jpg" for i in range(PAGE_IMAGES + 10)))
     pages = list(open_source(PrefixSource(uris=[str(tmp_path)])).pages())
     assert [len(page) for page in pages] == [PAGE_IMAGES, 10]
@@ -122,16 +136,16 @@ def test_a_password_in_a_uri_is_refused_and_not_shown() -> None:
     assert "hush" not in caught.value.message
 
 
-def test_every_nasty_name_the_disk_allows_is_listed_as_it_is(tmp_path: Path, shared_data: Path) -> None:
+def test_every_nasty_name_that_the_disk_allows_is_listed_byte_exact(tmp_path: Path, shared_data: Path) -> None:
     entries = json.loads((shared_data / "nasty_keys.json").read_text(encoding="utf-8"))
-    made: list[str] = []
+    created: list[str] = []
     for entry in entries:
         name = base64.b64decode(entry["key_base64"]).decode("utf-8", "surrogateescape")
         parts = name.split("/")
         if not entry["local_fs_ok"] or not name.isprintable() or {"", ".", ".."} & set(parts):
             continue
-        folder = tmp_path / str(len(made))  # a folder each: some names are folders of others
+        folder = tmp_path / str(len(created))  # one folder per name: some names are folders of other names
         make_files(folder, name)
-        made.append(f"{folder}/{name}")
-    assert len(made) > 20
-    assert sorted(image.uri for image in listed(tmp_path, include=("*",))) == sorted(made)
+        created.append(f"{folder}/{name}")
+    assert len(created) > 20
+    assert sorted(image.uri for image in listed(tmp_path, include=("*",))) == sorted(created)

@@ -1,4 +1,4 @@
-"""Tar shards: members and where they lie, and what a damaged shard gives."""
+"""Tar shards: the members, their offsets, and the rows of a damaged shard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchtag.config.source import ShardsSource
 from batchtag.errors import UsageError
 from batchtag.sources import open_source
 from batchtag.sources.webdataset import SHARDS_IN_FLIGHT
-from batchtag.storage.base import ObjectInfo
+from batchtag.types import ImageRef
 
 LONG = "/".join(["a folder with a long name"] * 12) + "/ü.jpg"
 
@@ -34,17 +34,20 @@ def make_shard(path: Path, names: Iterable[str], *, style: int = tarfile.PAX_FOR
     return path
 
 
-def listed(*uris: Path, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[ObjectInfo]:
+def listed(*uris: Path, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[ImageRef]:
     spec = ShardsSource(uris=[str(uri) for uri in uris], include=list(include), exclude=list(exclude))
-    return [image for page in open_source(spec).pages() for image in page]
+    images = [image for page in open_source(spec).pages() for image in page]
+    refs = [image for image in images if isinstance(image, ImageRef)]
+    assert len(refs) == len(images)
+    return refs
 
 
-def members(images: list[ObjectInfo]) -> list[str]:
+def members(images: list[ImageRef]) -> list[str]:
     return [image.uri.partition(".tar#")[2] for image in images]
 
 
 @pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_each_member_says_where_its_bytes_lie(tmp_path: Path, style: int) -> None:
+def test_each_member_has_the_offset_of_its_content(tmp_path: Path, style: int) -> None:
     names = ["a.jpg", "b.json", "_x.PNG", "ünï #%.jpg", *([] if style == tarfile.USTAR_FORMAT else [LONG])]
     path = make_shard(tmp_path / "0.tar", names, style=style)
     images = listed(path)
@@ -57,7 +60,7 @@ def test_each_member_says_where_its_bytes_lie(tmp_path: Path, style: int) -> Non
         assert image.etag
 
 
-def test_shards_of_a_folder_come_in_order_however_many(tmp_path: Path) -> None:
+def test_the_shards_of_a_folder_are_listed_in_order(tmp_path: Path) -> None:
     count = SHARDS_IN_FLIGHT * 2 + 3
     for number in range(count):
         make_shard(tmp_path / "s" / f"{number:04}.tar", [f"{number}.jpg", f"{number}.txt"])
@@ -65,12 +68,12 @@ def test_shards_of_a_folder_come_in_order_however_many(tmp_path: Path) -> None:
     assert members(listed(tmp_path / "s")) == [f"{number}.jpg" for number in range(count)]
 
 
-def test_globs_see_member_names(tmp_path: Path) -> None:
+def test_globs_match_member_names(tmp_path: Path) -> None:
     path = make_shard(tmp_path / "0.tar", ["a/1.jpg", "b/2.jpg", "b/3.dat"])
     assert members(listed(path, include=("b/*",), exclude=("*.jpg",))) == ["b/3.dat"]
 
 
-def test_folders_links_and_empty_archives_are_passed_over(tmp_path: Path) -> None:
+def test_folders_links_and_empty_archives_are_left_out(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
             member = tarfile.TarInfo("x.jpg")
@@ -81,36 +84,36 @@ def test_folders_links_and_empty_archives_are_passed_over(tmp_path: Path) -> Non
     assert members(listed(tmp_path)) == ["a.jpg"]
 
 
-def test_members_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_members_with_the_same_name_get_different_uris(tmp_path: Path) -> None:
     path = make_shard(tmp_path / "0.tar", ["a.jpg", "a.jpg", "b.jpg", "a.jpg"])
     assert members(listed(path)) == ["a.jpg", "a.jpg#2", "b.jpg", "a.jpg#3"]
 
 
-def test_a_name_that_is_not_utf8_is_listed_with_its_problem(tmp_path: Path) -> None:
+def test_a_member_whose_name_is_not_utf8_is_listed_without_a_problem(tmp_path: Path) -> None:
     path = make_shard(tmp_path / "0.tar", ["\udcff.jpg", "b.jpg"], style=tarfile.GNU_FORMAT)
-    odd, whole = listed(path)
-    assert members([odd, whole]) == ["\\xff.jpg", "b.jpg"]
+    bad_name, whole = listed(path)
+    assert members([bad_name, whole]) == ["\\xff.jpg", "b.jpg"]
     assert whole.problem == ""
-    assert odd.problem == "", "a shard is read by offset, so a name that cannot be written costs nothing"
+    assert bad_name.problem == "", "a member is read by its offset, so its name does not matter"
 
 
-def test_a_truncated_shard_gives_the_whole_members_and_one_row_for_the_cut_one(tmp_path: Path) -> None:
+def test_a_truncated_shard_gives_the_whole_members_and_one_row_for_the_truncated_member(tmp_path: Path) -> None:
     path = tmp_path / "0007.tar"
     with tarfile.open(path, "w") as tar:
         add(tar, "whole.jpg", b"x" * 600)
         add(tar, "a.jpg", b"x" * 48_200)
-        add(tar, "lost.jpg")
+        add(tar, "missing.jpg")
     start = listed(path)[1].offset_bytes
     path.write_bytes(path.read_bytes()[: start + 3112])
     whole, cut = listed(path)
     assert (whole.uri, whole.problem) == (f"{path}#whole.jpg", "")
     assert cut.uri == f"{path}#a.jpg"
     assert cut.problem == (
-        f"truncated: {path}: member 'a.jpg' ends after 3,112 of 48,200 bytes; the shard is truncated. Re-upload it"
+        f"truncated: {path}: member 'a.jpg' ends after 3,112 of 48,200 bytes; the shard is truncated. Upload it again"
     )
 
 
-def test_a_cut_member_is_told_even_if_it_is_no_image(tmp_path: Path) -> None:
+def test_a_truncated_member_is_listed_even_if_it_is_not_an_image(tmp_path: Path) -> None:
     path = make_shard(tmp_path / "0.tar", ["a.jpg", "a.json", "b.jpg"])
     path.write_bytes(path.read_bytes()[:1541])
     whole, cut = listed(path)
@@ -118,7 +121,7 @@ def test_a_cut_member_is_told_even_if_it_is_no_image(tmp_path: Path) -> None:
     assert cut.problem.startswith(f"truncated: {path}: member 'a.json' ends after 5 of 16 bytes")
 
 
-def test_a_shard_that_stops_between_members_may_have_lost_some(tmp_path: Path) -> None:
+def test_a_shard_that_ends_between_members_gives_a_row_because_members_may_be_missing(tmp_path: Path) -> None:
     path = make_shard(tmp_path / "0.tar", ["a.jpg", "b.jpg"])
     path.write_bytes(path.read_bytes()[:1024])
     whole, row = listed(path)
@@ -135,19 +138,20 @@ def test_a_damaged_header_gives_the_members_before_it_and_a_row(tmp_path: Path) 
     whole, row = listed(path)
     assert members([whole]) == ["a.jpg"]
     assert row.problem == (
-        f"corrupt: {path}: has no header at byte 1,024, after member 'a.jpg': the rest cannot be found. Re-upload it"
+        f"corrupt: {path}: has no header at byte 1,024, after member 'a.jpg'; the members after it cannot be found. "
+        "Upload it again"
     )
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "empty: {}: holds 0 bytes"),
+        (b"", "empty: {}: has 0 bytes"),
         (b"<html>" * 200, "corrupt: {}: is not a tar"),
         (gzip.compress(bytes(10240), mtime=0), "unsupported: {}: compressed with gzip"),
     ],
 )
-def test_what_is_no_tar_gives_one_row_and_its_neighbours_are_listed(
+def test_a_file_that_is_not_a_tar_gives_one_row_and_its_neighbours_are_listed(
     tmp_path: Path, content: bytes, problem: str
 ) -> None:
     path = tmp_path / "0.tar"
@@ -159,14 +163,14 @@ def test_what_is_no_tar_gives_one_row_and_its_neighbours_are_listed(
     assert members([image]) == ["a.jpg"]
 
 
-def test_a_compressed_shard_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_compressed_shard_in_a_folder_gives_a_row(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as tar:
         add(tar, "a.jpg")
     (row,) = listed(tmp_path)
     assert row.problem.startswith("unsupported: ")
 
 
-def test_a_negative_size_does_not_go_round_for_ever(tmp_path: Path) -> None:
+def test_a_negative_size_does_not_cause_an_endless_loop(tmp_path: Path) -> None:
     path = make_shard(tmp_path / "0.tar", ["a.jpg", "b.jpg"])
     header = tarfile.TarInfo("b.jpg")
     header.size = -1024
@@ -178,7 +182,7 @@ def test_a_negative_size_does_not_go_round_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 20])
-def test_a_damaged_pax_header_is_a_row(tmp_path: Path, cut: int) -> None:
+def test_a_damaged_pax_header_gives_a_row(tmp_path: Path, cut: int) -> None:
     path = make_shard(tmp_path / "0.tar", [LONG])
     data = bytearray(path.read_bytes())
     data[512 + cut : 512 + cut + 4] = b"9z9 "
@@ -188,7 +192,7 @@ def test_a_damaged_pax_header_is_a_row(tmp_path: Path, cut: int) -> None:
     assert rows
 
 
-def test_an_unfinished_listing_leaves_no_thread(tmp_path: Path) -> None:
+def test_a_listing_that_is_closed_early_leaves_no_thread(tmp_path: Path) -> None:
     for number in range(40):
         make_shard(tmp_path / f"{number}.tar", [f"{i}.jpg" for i in range(300)])
     pages = open_source(ShardsSource(uris=[str(tmp_path)])).pages()

@@ -1,4 +1,4 @@
-"""What every store promises, kept by each of them: local disk, S3 over HTTP, and fsspec's memory."""
+"""The contract of `Store`, tested on the local disk, on S3 over HTTP, and on fsspec's memory file system."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.s3server import S3Server
 
 @pytest.fixture(params=["local", "s3", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URI of an empty place of its own."""
+    """The URI of an empty folder or bucket for this test."""
     match request.param:
         case "local":
             return str(tmp_path)
@@ -39,25 +39,25 @@ def store(root: str, s3: S3Server) -> Store:
 
 
 def uris(pages: Iterable[list[ObjectInfo]]) -> list[str]:
-    return [one.uri for page in pages for one in page]
+    return [info.uri for page in pages for info in page]
 
 
-def code_of(caught: pytest.ExceptionInfo[StorageError]) -> tuple[Code, bool]:
+def code_and_transient(caught: pytest.ExceptionInfo[StorageError]) -> tuple[Code, bool]:
     return caught.value.code, caught.value.transient
 
 
-def test_what_is_written_is_read_back_with_the_same_etag(store: Store, root: str) -> None:
+def test_a_written_object_is_read_with_the_same_bytes_and_etag(store: Store, root: str) -> None:
     uri = join_uri(root, "a b", "c%20d.jpg")
     etag = store.write(uri, b"one")
-    blob, found = store.read(uri), store.stat(uri)
+    blob, info = store.read(uri), store.stat(uri)
     assert blob.data == b"one"
     assert blob.etag in (etag, "")
-    assert (found.uri, found.etag, found.size_bytes) == (uri, etag, 3)
-    assert found.last_modified is not None
-    assert found.last_modified.utcoffset() is not None
+    assert (info.uri, info.etag, info.size_bytes) == (uri, etag, 3)
+    assert info.last_modified is not None
+    assert info.last_modified.utcoffset() is not None
 
 
-def test_a_write_replaces_what_was_there(store: Store, root: str) -> None:
+def test_a_write_replaces_the_old_object(store: Store, root: str) -> None:
     uri = join_uri(root, "a.jpg")
     first = store.write(uri, b"one")
     assert store.write(uri, b"three") != first
@@ -75,23 +75,23 @@ def test_an_object_at_the_limit_is_read_and_one_above_is_too_large(store: Store,
     assert store.read(uri, max_bytes=5).data == b"12345"
     with pytest.raises(StorageError, match="has 5 bytes, and the job allows 4") as caught:
         store.read(uri, max_bytes=4)
-    assert code_of(caught) == (Code.TOO_LARGE, False)
+    assert code_and_transient(caught) == (Code.TOO_LARGE, False)
 
 
-def test_what_is_not_there_is_not_found(store: Store, root: str) -> None:
+def test_objects_and_folders_that_do_not_exist_are_not_found(store: Store, root: str) -> None:
     uri = join_uri(root, "no", "such.jpg")
     for call in (store.read, store.stat, store.open):
         with pytest.raises(StorageError) as caught:
             call(uri)
-        assert code_of(caught) == (Code.NOT_FOUND, False)
+        assert code_and_transient(caught) == (Code.NOT_FOUND, False)
         assert uri in caught.value.message
     for listing in (store.walk, store.list_folder):
         with pytest.raises(StorageError) as caught:
             uris(listing(join_uri(root, "no")))
-        assert code_of(caught) == (Code.NOT_FOUND, False)
+        assert code_and_transient(caught) == (Code.NOT_FOUND, False)
 
 
-def test_a_range_is_exactly_the_bytes_asked_for(store: Store, root: str) -> None:
+def test_a_range_is_exactly_the_requested_bytes(store: Store, root: str) -> None:
     uri = join_uri(root, "a.tar")
     etag = store.write(uri, b"0123456789")
     assert store.read_range(uri, 3, 4).data == b"3456"
@@ -100,7 +100,7 @@ def test_a_range_is_exactly_the_bytes_asked_for(store: Store, root: str) -> None
     for offset_bytes in (8, 20):
         with pytest.raises(StorageError, match="truncated") as caught:
             store.read_range(uri, offset_bytes, 5)
-        assert code_of(caught) == (Code.TRUNCATED, False)
+        assert code_and_transient(caught) == (Code.TRUNCATED, False)
 
 
 def test_a_conditional_read_of_another_version_fails(store: Store, root: str) -> None:
@@ -114,15 +114,15 @@ def test_a_conditional_read_of_another_version_fails(store: Store, root: str) ->
         store.read_range(uri, 0, 1, if_etag=etag)
 
 
-def test_a_conditional_write_wins_only_against_the_version_it_knows(store: Store, root: str) -> None:
+def test_a_conditional_write_succeeds_only_on_the_expected_version(store: Store, root: str) -> None:
     uri = join_uri(root, "lease")
     first = store.write_if(uri, b"mine", expected=ABSENT)
     with pytest.raises(ConditionFailed):
-        store.write_if(uri, b"me too", expected=ABSENT)
-    second = store.write_if(uri, b"mine, still", expected=first)
+        store.write_if(uri, b"other", expected=ABSENT)
+    second = store.write_if(uri, b"renewed", expected=first)
     with pytest.raises(ConditionFailed):
-        store.write_if(uri, b"mine, again", expected=first)
-    assert store.read(uri).data == b"mine, still"
+        store.write_if(uri, b"outdated", expected=first)
+    assert store.read(uri).data == b"renewed"
     store.delete(uri)
     with pytest.raises(ConditionFailed):
         store.write_if(uri, b"mine", expected=second)
@@ -146,7 +146,7 @@ def test_pyarrow_reads_one_row_group_through_open(store: Store, root: str) -> No
         assert part.read_row_group(3).column("n").to_pylist() == list(range(30_000, 40_000))
 
 
-def test_a_folder_gives_what_lies_directly_in_it_in_order(store: Store, root: str) -> None:
+def test_a_folder_is_listed_in_order_without_its_subfolders(store: Store, root: str) -> None:
     names = ["b.jpg", "B.jpg", "_x.jpg", ".x.jpg", "é.jpg", "sub/c.jpg", "sub.jpg", "a b.jpg"]
     for name in names:
         store.write(join_uri(root, name), b"x")
@@ -156,7 +156,7 @@ def test_a_folder_gives_what_lies_directly_in_it_in_order(store: Store, root: st
     assert uris(store.list_folder(join_uri(root, "sub"))) == [join_uri(root, "sub", "c.jpg")]
 
 
-def test_a_walk_gives_every_object_once_in_the_same_order_each_time(store: Store, root: str) -> None:
+def test_a_walk_lists_every_object_once_and_always_in_the_same_order(store: Store, root: str) -> None:
     keys = [f"{a}/{b}/{n}.jpg" for a in "xyz" for b in "pq" for n in range(7)] + ["top.jpg", "x.jpg", "x/mid.jpg"]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.write(join_uri(root, key), key.encode()), keys))
@@ -171,12 +171,12 @@ def test_a_store_survives_pickling(store: Store, root: str) -> None:
     assert pickle.loads(pickle.dumps(store)).read(join_uri(root, "a.jpg")).data == b"one"
 
 
-def test_nasty_keys_round_trip_byte_exact(store: Store, root: str, shared_data: Path) -> None:
-    everything = json.loads((shared_data / "nasty_keys.json").read_text())
+def test_nasty_keys_are_written_listed_and_read_byte_exact(store: Store, root: str, shared_data: Path) -> None:
+    entries = json.loads((shared_data / "nasty_keys.json").read_text())
     allowed = "valid_s3_key" if root.startswith("s3:") else "local_fs_ok"
-    keys = [base64.b64decode(one["key_base64"]).decode() for one in everything if one[allowed]]
-    if allowed == "local_fs_ok":  # a file and a folder cannot have one name, nor can a path have an empty step
-        keys = [key for key in keys if "//" not in f"/{key}/" and not any(o.startswith(f"{key}/") for o in keys)]
+    keys = [base64.b64decode(entry["key_base64"]).decode() for entry in entries if entry[allowed]]
+    if allowed == "local_fs_ok":  # a file and a folder cannot have the same name, and a path has no empty parts
+        keys = [key for key in keys if "//" not in f"/{key}/" and not any(k.startswith(f"{key}/") for k in keys)]
     assert len(keys) > 30
     for key in keys:
         store.write(f"{root}/{key}", key.encode())

@@ -1,4 +1,4 @@
-"""The rest of fsspec: what it lacks, and paths it would change."""
+"""Other file systems of fsspec: packages that are missing, and paths that fsspec would change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from batchtag.errors import Code, StorageError
 from batchtag.storage import Store, open_store
-from tests.storage.faulty import BODY, FaultyS3, refusal
+from tests.storage.faulty_s3 import BODY, FaultyS3, send_error
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_an_unknown_scheme_is_named() -> None:
         open_store("nonsense://photos/a.jpg")
 
 
-def test_a_uri_that_fsspec_would_take_for_another_is_refused(root: str) -> None:
+def test_a_uri_that_fsspec_would_read_as_another_is_refused(root: str) -> None:
     store = open_store(root)
     store.write(f"{root}/a", b"x")
     with pytest.raises(StorageError, match="which is another object") as caught:
@@ -44,14 +44,14 @@ def test_a_uri_that_fsspec_would_take_for_another_is_refused(root: str) -> None:
     assert caught.value.code is Code.BAD_NAME
 
 
-def test_a_listing_is_not_remembered(root: str) -> None:
+def test_a_listing_is_not_cached(root: str) -> None:
     store = open_store(root)
     for n in range(3):
         store.write(f"{root}/{n}.jpg", b"x")
         assert sum(len(page) for page in store.walk(root)) == n + 1
 
 
-def test_a_file_system_that_writes_in_place_is_written_beside_and_moved(tmp_path: Path) -> None:
+def test_a_file_system_without_atomic_writes_gets_a_temporary_file_that_is_moved(tmp_path: Path) -> None:
     store = open_store("local://" + str(tmp_path))
     uri = f"local://{tmp_path}/new/a.txt"
     store.write(uri, b"one")
@@ -61,14 +61,14 @@ def test_a_file_system_that_writes_in_place_is_written_beside_and_moved(tmp_path
 
 
 class TestHttp:
-    """A plain web server, as many data sets are published."""
+    """A web server: many data sets are published on one."""
 
     @pytest.fixture
     def web(self) -> Store:
         fsspec.get_filesystem_class("http")
         return open_store("http://127.0.0.1")
 
-    def test_a_image_is_read_by_its_url(self, web: Store) -> None:
+    def test_an_image_is_read_by_its_url(self, web: Store) -> None:
         with FaultyS3().running() as server:
             assert web.read(f"{server.url}/a%20b.jpg?size=full").data == BODY
             assert server.requests == ["GET /a%20b.jpg?size=full HTTP/1.1"]
@@ -85,13 +85,13 @@ class TestHttp:
             (418, Code.UNREACHABLE, False),
         ],
     )
-    def test_statuses_are_codes(self, web: Store, status: int, code: Code, transient: bool) -> None:
+    def test_each_http_status_has_its_code(self, web: Store, status: int, code: Code, transient: bool) -> None:
         with FaultyS3().running() as server:
-            server.script = [refusal(status, "Any")]
+            server.script = [send_error(status, "Any")]
             with pytest.raises(StorageError) as caught:
                 web.read(f"{server.url}/a.jpg")
         assert (caught.value.code, caught.value.transient) == (code, transient)
 
-    def test_it_cannot_be_written_to(self, web: Store) -> None:
-        with pytest.raises(StorageError, match="a web server is not written to; choose a folder or a bucket"):
+    def test_a_write_is_refused(self, web: Store) -> None:
+        with pytest.raises(StorageError, match="a web server cannot be written to; choose a folder or a bucket"):
             web.write("http://127.0.0.1/a.jpg", b"x")

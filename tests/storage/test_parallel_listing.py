@@ -1,4 +1,4 @@
-"""The order of a walk, and how much of it is held."""
+"""The order of a parallel listing, and how much of it is in memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def names(tree: Tree, *, lanes: int) -> list[str]:
         for objects, folders in tree[folder]:
             yield FolderPage(objects=[ObjectInfo(uri=folder + name) for name in objects], folders=folders)
 
-    return [one.uri for page in walk_folders("", pages_of=pages_of, lanes=lanes) for one in page]
+    return [info.uri for page in walk_folders("", pages_of=pages_of, lanes=lanes) for info in page]
 
 
-def test_one_lane_gives_folders_one_after_another() -> None:
+def test_one_lane_lists_folders_one_after_another() -> None:
     tree: Tree = {"": [(["1"], ["a/", "b/"]), (["2"], [])], "a/": [(["1"], []), (["2"], [])], "b/": [(["1"], [])]}
     assert names(tree, lanes=1) == ["1", "a/1", "a/2", "b/1", "2"]
 
 
-def test_lanes_take_turns_and_a_folder_stays_in_its_own_order() -> None:
+def test_lanes_take_turns_and_each_folder_keeps_its_order() -> None:
     tree: Tree = {
         "": [([], ["a/", "b/"])],
         "a/": [(["1"], []), (["2"], []), (["3"], [])],
@@ -36,20 +36,20 @@ def test_lanes_take_turns_and_a_folder_stays_in_its_own_order() -> None:
     assert names(tree, lanes=2) == ["a/1", "b/1", "a/2", "b/2", "a/3"]
 
 
-def test_folders_are_listed_at_the_same_time() -> None:
-    together = threading.Barrier(4, timeout=10)
+def test_folders_are_listed_in_parallel() -> None:
+    all_four = threading.Barrier(4, timeout=10)
 
     def pages_of(folder: str) -> Iterator[FolderPage[str]]:
         if not folder:
             yield FolderPage(objects=[], folders=["a", "b", "c", "d"])
             return
-        together.wait()
+        all_four.wait()
         yield FolderPage(objects=[ObjectInfo(uri=folder)], folders=[])
 
     assert [page[0].uri for page in walk_folders("", pages_of=pages_of, lanes=4)] == ["a", "b", "c", "d"]
 
 
-def test_a_folder_of_very_many_folders_is_read_no_further_than_its_folders_are_started() -> None:
+def test_a_folder_of_many_subfolders_is_not_read_ahead_of_the_subfolders_that_were_started() -> None:
     pages_read = 0
 
     def pages_of(folder: str) -> Iterator[FolderPage[str]]:
@@ -68,12 +68,12 @@ def test_a_folder_of_very_many_folders_is_read_no_further_than_its_folders_are_s
     assert pages_read <= 4
 
 
-def test_trouble_in_a_folder_reaches_the_caller() -> None:
+def test_an_error_in_a_folder_is_raised_to_the_caller() -> None:
     def pages_of(folder: str) -> Iterator[FolderPage[str]]:
         yield FolderPage(objects=[ObjectInfo(uri="1")], folders=[])
-        raise StorageError("trouble")
+        raise StorageError("disk error")
 
     walk = walk_folders("", pages_of=pages_of)
     assert next(walk)[0].uri == "1"
-    with pytest.raises(StorageError, match="trouble"):
+    with pytest.raises(StorageError, match="disk error"):
         next(walk)

@@ -1,11 +1,11 @@
-"""Nothing that lets anybody in may be read in a message or a record."""
+"""Secrets appear neither in messages nor in records, and URIs with credentials are refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from batchtag.errors import Code, ConditionFailed, StorageError
-from batchtag.storage.secrets import redacted, scrub, scrubbed, secret_strings
+from batchtag.errors import Code, ConditionFailed, StorageError, UsageError
+from batchtag.storage.secrets import check_no_credentials, scrub, scrub_error, secret_strings
 
 OPTIONS = {
     "key": "AKIA123",
@@ -15,21 +15,12 @@ OPTIONS = {
 }
 
 
-def test_redacted_options_keep_their_keys_and_no_value() -> None:
-    assert redacted(OPTIONS) == {
-        "key": "***",
-        "secret": "***",
-        "anon": "***",
-        "client_kwargs": {"endpoint_url": "***", "aws_session_token": "***"},
-    }
-
-
-def test_every_string_among_the_options_is_scrubbed_but_not_the_endpoint() -> None:
+def test_every_string_of_the_options_is_scrubbed_except_the_endpoint() -> None:
     text = "AKIA123 with s3cr/et+ and t0ken at http://minio:9000"
     assert scrub(text, OPTIONS) == "*** with *** and *** at http://minio:9000"
 
 
-def test_a_secret_in_a_list_is_one_too() -> None:
+def test_strings_in_a_list_are_secrets() -> None:
     options = {"headers": ["Authorization: Bearer abc", {"x": ("deep",)}], "region": "eu", "ports": [1, 2]}
     assert list(secret_strings(options)) == ["Authorization: Bearer abc", "deep"]
     assert scrub("sent Authorization: Bearer abc to eu", options) == "sent *** to eu"
@@ -51,16 +42,23 @@ def test_secrets_of_the_environment_are_scrubbed(monkeypatch: pytest.MonkeyPatch
         ("s3://photos/me@home/design=1.jpg", "s3://photos/me@home/design=1.jpg"),
     ],
 )
-def test_urls_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None:
+def test_only_the_secrets_of_a_url_are_scrubbed(text: str, clean: str) -> None:
     assert scrub(text, {}).removesuffix(" no").removesuffix(":") == clean.removesuffix(" no").removesuffix(":")
 
 
-def test_a_short_value_is_not_taken_for_a_secret() -> None:
-    assert scrub("a.jpg is no image", {"key": "no", "secret": ""}) == "a.jpg is no image"
+def test_a_short_value_is_not_a_secret() -> None:
+    assert scrub("a.jpg has no bytes", {"key": "no", "secret": ""}) == "a.jpg has no bytes"
 
 
-def test_a_scrubbed_error_keeps_its_kind_and_its_facts() -> None:
-    clean = scrubbed(ConditionFailed("AKIA123 changed", attempts=3), OPTIONS)
+def test_a_scrubbed_error_keeps_its_class_and_its_attributes() -> None:
+    clean = scrub_error(ConditionFailed("AKIA123 changed", attempts=3), OPTIONS)
     assert (type(clean), str(clean), clean.message) == (ConditionFailed, "*** changed", "*** changed")
     assert (clean.attempts, clean.code) == (3, Code.CHANGED)
     assert isinstance(clean, StorageError)
+
+
+def test_a_uri_with_credentials_is_refused_by_its_place_and_not_shown() -> None:
+    check_no_credentials({"source.uris[0]": "s3://photos/me@home/a.jpg?sig=1"})
+    with pytest.raises(UsageError, match=r"^source\.uris\[1\] contains a password or a signature") as caught:
+        check_no_credentials({"source.uris[0]": "s3://photos", "source.uris[1]": "https://me:hush@host/a.jpg"})
+    assert "hush" not in caught.value.message

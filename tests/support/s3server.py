@@ -1,4 +1,4 @@
-"""A real S3 protocol server for tests: moto over HTTP, on a free port of the loopback, ended with the session."""
+"""A server of the S3 protocol for tests: moto over HTTP, on a free port of localhost, stopped with the test session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
-from batchtag.storage.s3.client import S3Client, as_it_is
+from batchtag.storage.s3.client import S3Client, return_response
 from batchtag.storage.s3.store import S3Store
 
 REGION = "eu-central-1"
@@ -19,7 +19,7 @@ REGION = "eu-central-1"
 
 @dataclass(frozen=True, kw_only=True)
 class S3Server:
-    """Where it listens, and how a job is told so."""
+    """The server's address, and the storage options with which a job uses it."""
 
     endpoint_url: str
     storage_options: Mapping[str, Any]
@@ -27,7 +27,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same by the variables that AWS's tools know."""
+        """The same access as environment variables of AWS's tools."""
         return {
             "AWS_ACCESS_KEY_ID": self.storage_options["key"],
             "AWS_SECRET_ACCESS_KEY": self.storage_options["secret"],
@@ -40,28 +40,28 @@ class S3Server:
         return S3Store.shared(self.storage_options)
 
     def new_bucket(self) -> str:
-        """The URI of a new, empty bucket, without a slash at its end."""
+        """Create an empty bucket and return its URI, without a trailing slash."""
         bucket = f"photos-{next(self._numbers)}"
-        S3Client(self.storage_options).call(
+        S3Client(self.storage_options).request(
             "create_bucket",
             uri=f"s3://{bucket}",
             bucket=bucket,
-            use=as_it_is,
+            read_response=return_response,
             CreateBucketConfiguration={"LocationConstraint": REGION},
         )
         return f"s3://{bucket}"
 
     def put(self, objects: Mapping[str, bytes]) -> None:
-        """Write objects, given by URI."""
+        """Write objects; the keys are their URIs."""
         for uri, data in objects.items():
             self.store.write(uri, data)
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
-    """The server; take a bucket of your own from it with `new_bucket`."""
+    """The server. A test that writes needs its own bucket: `new_bucket`, or the fixture `bucket`."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for every request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # otherwise it logs a line per request
     server.start()
     host, port = server.get_host_and_port()
     endpoint_url = f"http://{host}:{port}"
@@ -78,5 +78,5 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def bucket(s3: S3Server) -> str:
-    """The URI of a bucket of this test's own, `s3://...` without a slash at its end."""
+    """The URI of a new bucket for this test, `s3://...` without a trailing slash."""
     return s3.new_bucket()

@@ -1,4 +1,4 @@
-"""Just enough of S3 over HTTP to misbehave as real services do: the things moto never does."""
+"""A small S3 server that fails in the ways of real services, which moto cannot do."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from typing import Any
 
 BODY = b"the bytes of an image" * 1000
 
-Answer = Callable[["_Handler"], None]
+Response = Callable[["_Handler"], None]
 
 
 class FaultyS3:
-    """Gives the answers of its script, one a request, then the object. `requests` has the lines it was asked."""
+    """A server that sends the responses of `script`, one per request, and after that the object `BODY`.
+
+    `requests` are the request lines it has received.
+    """
 
     def __init__(self) -> None:
-        self.script: list[Answer] = []
+        self.script: list[Response] = []
         self.requests: list[str] = []
         self.end = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.faults = self  # type: ignore[attr-defined]
+        self._server.faulty = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
@@ -31,7 +34,7 @@ class FaultyS3:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def options(self, **config: Any) -> dict[str, Any]:
-        """Storage options that lead here; `config` is botocore's."""
+        """Return storage options for this server; `config` is added to the options of botocore."""
         return {
             "key": "AKIAOFAFAULTYSERVICE",
             "secret": "secret-of-the-faulty-service",
@@ -53,28 +56,28 @@ class FaultyS3:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing on stderr when a client has heard enough."""
+        """Print nothing when a client closes its connection early."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        faults: FaultyS3 = self.server.faults  # type: ignore[attr-defined]
-        faults.requests.append(self.requestline)
-        answer = faults.script.pop(0) if faults.script else the_object()
-        answer(self)
+        faulty: FaultyS3 = self.server.faulty  # type: ignore[attr-defined]
+        faulty.requests.append(self.requestline)
+        respond = faulty.script.pop(0) if faulty.script else send_object()
+        respond(self)
 
     do_HEAD = do_PUT = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
+        """Print nothing."""
 
 
-def the_object(data: bytes = BODY, *, promised_bytes: int | None = None) -> Answer:
-    """The object; or, with more bytes promised than given, a body that ends early."""
+def send_object(data: bytes = BODY, *, promised_bytes: int | None = None) -> Response:
+    """Send the object. With `promised_bytes`, Content-Length is that number, and the body may end too early."""
 
-    def answer(handler: _Handler) -> None:
+    def respond(handler: _Handler) -> None:
         handler.send_response(200)
         handler.send_header("ETag", '"abc"')
         handler.send_header("Content-Length", str(len(data) if promised_bytes is None else promised_bytes))
@@ -82,13 +85,13 @@ def the_object(data: bytes = BODY, *, promised_bytes: int | None = None) -> Answ
         handler.wfile.write(data)
         handler.close_connection = promised_bytes is not None
 
-    return answer
+    return respond
 
 
-def in_chunks(data: bytes) -> Answer:
-    """The object without saying how long it is."""
+def send_chunks(data: bytes) -> Response:
+    """Send the object in chunks, without Content-Length."""
 
-    def answer(handler: _Handler) -> None:
+    def respond(handler: _Handler) -> None:
         handler.send_response(200)
         handler.send_header("ETag", '"abc"')
         handler.send_header("Transfer-Encoding", "chunked")
@@ -98,13 +101,13 @@ def in_chunks(data: bytes) -> Answer:
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         handler.wfile.write(b"0\r\n\r\n")
 
-    return answer
+    return respond
 
 
-def refusal(status: int, name: str) -> Answer:
-    """An error as S3 words it."""
+def send_error(status: int, name: str) -> Response:
+    """Send an error in the format of S3."""
 
-    def answer(handler: _Handler) -> None:
+    def respond(handler: _Handler) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{name}</Code><Message>because</Message></Error>".encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "application/xml")
@@ -113,25 +116,25 @@ def refusal(status: int, name: str) -> Answer:
         if handler.command != "HEAD":
             handler.wfile.write(body)
 
-    return answer
+    return respond
 
 
-def gibberish(handler: _Handler) -> None:
-    """Half an XML document, as an overloaded proxy sends it."""
+def send_half_document(handler: _Handler) -> None:
+    """Send half an XML document, as an overloaded proxy does."""
     handler.send_response(200)
     handler.send_header("Content-Length", "9")
     handler.end_headers()
     handler.wfile.write(b"<List><Co")
 
 
-def reset(handler: _Handler) -> None:
-    """The connection is reset before anything is said."""
+def reset_connection(handler: _Handler) -> None:
+    """Reset the connection before the response."""
     handler.close_connection = True
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
 
-def silence(handler: _Handler) -> None:
-    """Nothing is ever said; the server's end ends it."""
-    handler.server.faults.end.wait()  # type: ignore[attr-defined]
+def send_nothing(handler: _Handler) -> None:
+    """Send nothing until the server stops."""
+    handler.server.faulty.end.wait()  # type: ignore[attr-defined]
     handler.close_connection = True
