@@ -1,7 +1,23 @@
-"""Labelled images: the door to the kinds of data that people train and measure on.
+"""Labelled images for training and evaluation, read from COCO, VOC, YOLO, image folders or tables.
 
-`open_dataset` reads annotations and opens no image; `check.check_data` opens every one. What lies here is numbers and
-names: no torch, no Ray, and no opinion on what a model makes of them.
+`open_dataset` reads annotations and opens no image; `validate.check_data` opens every image. The package deals in
+numbers and names: it knows neither torch nor Ray, and nothing of models.
+
+Every reader (`coco.read_coco`, `voc.read_voc`, ...) takes its spec, returns `ParsedAnnotations`, and keeps this
+contract:
+
+1. It opens annotation files and lists folders, but opens no image.
+2. A problem of one image or one object does not stop it. It leaves out what cannot be used, adds a `Problem` whose
+   `kind` is a field of `OnProblem`, and does not decide what the problem means: `validate` does, by `OnProblem`.
+3. It raises UsageError only if the whole file or folder is not of its kind, and StorageError if it cannot be read.
+4. Images are in the order of the annotations, or of sorted names for folders of files: always the same for the same
+   data.
+5. Classes are names; `annotations.build_dataset` gives them numbers. `labels` holds the classes that the files declare,
+   in their order, and is empty if the files declare none.
+6. Boxes are (x_min, y_min, x_max, y_max) in pixels of the displayed image, unclipped, as annotated; or fractions of it,
+   with `boxes_are_fractions`.
+7. `limit` of the spec keeps the first images; of classified images, the first of each class in turn.
+8. An image without objects is in the result if the format says that it was annotated.
 """
 
 from __future__ import annotations
@@ -10,23 +26,24 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from batchtag.config.dataset import CocoData, DatasetSpec, FolderData, TableData, VocData, YoloData
-from batchtag.datasets.base import Dataset, Found, Problem, Task, as_dataset
-from batchtag.datasets.detect_format import guess_dataset
+from batchtag.datasets.annotations import ParsedAnnotations, build_dataset
+from batchtag.datasets.base import Dataset, Problem
+from batchtag.datasets.detect_format import detect_dataset
 
-__all__ = ["Dataset", "Problem", "Task", "guess_dataset", "open_dataset"]
+__all__ = ["Dataset", "Problem", "detect_dataset", "open_dataset"]
 
 
 def open_dataset(spec: DatasetSpec, *, labels: Sequence[str] = ()) -> Dataset:
-    """The labelled images a job names, with what is wrong in their annotations.
+    """Read the labelled images that a job names, with the problems of their annotations.
 
-    `labels` fixes which classes there are, and their ids; without, they are those the data declare or use. Sizes are
-    as annotated, contents unknown, boxes unchecked: `check` does that. Raises UsageError for a file that is not of
-    its kind, StorageError for one that cannot be read. Runs on the driver.
+    `labels` fixes the classes and their ids; without it, the classes are those that the data declare or use. Image
+    sizes are as annotated, content hashes are unknown, and boxes are not checked: `validate` does that. Raises
+    UsageError for a file that is not of its kind, StorageError for one that cannot be read. Runs on the driver.
     """
-    return as_dataset(_read(spec), labels=labels, storage_options=spec.storage_options)
+    return build_dataset(_read_annotations(spec), labels=labels, storage_options=spec.storage_options)
 
 
-def _read(spec: DatasetSpec) -> Found:
+def _read_annotations(spec: DatasetSpec) -> ParsedAnnotations:
     match spec:
         case CocoData():
             from batchtag.datasets.coco import read_coco
@@ -41,9 +58,9 @@ def _read(spec: DatasetSpec) -> Found:
 
             return read_yolo(spec)
         case FolderData():
-            from batchtag.datasets.image_folder import read_folders
+            from batchtag.datasets.image_folder import read_image_folder
 
-            return read_folders(spec)
+            return read_image_folder(spec)
         case TableData():
             from batchtag.datasets.tabular import read_table
 

@@ -1,8 +1,8 @@
-"""A folder of images for each class, at any depth.
+"""Classified images in one folder for each class, at any depth.
 
-The class is the folder in which an image lies. A bucket has no empty folders, so only on a local disk can one be
-noticed. A folder name that comes twice would silently join what may be two classes, or `train` and `test` of the same
-classes, so that is refused rather than guessed.
+The class is the folder that contains the image. A bucket has no empty folders, so an empty class is only found on a
+local disk. If two folders have the same name, reading them would silently merge what may be two classes, or `train` and
+`test` of one class, so that is refused.
 """
 
 from __future__ import annotations
@@ -11,77 +11,78 @@ import os
 from collections.abc import Mapping
 
 from batchtag.config.dataset import FolderData
-from batchtag.datasets.base import Annotated, Found, Problem, first_of
-from batchtag.datasets.files import is_image, names_under
+from batchtag.datasets.annotations import AnnotatedImage, ParsedAnnotations, limit_images
+from batchtag.datasets.base import Problem
+from batchtag.datasets.files import is_image_name, list_names
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri, join_uri, scheme_of
 
 
-def read_folders(spec: FolderData) -> Found:
-    """Every image below the folder. Raises UsageError if there is none in a folder of its class."""
+def read_image_folder(spec: FolderData) -> ParsedAnnotations:
+    """Read every image below the folder. Raises UsageError if no folder below it contains images."""
     uri = absolute_uri(spec.uri)
-    names = [name for name in names_under(uri, spec.storage_options) if is_image(name)]
-    ways = sorted({name.rpartition("/")[0] for name in names} - {""})
-    if not ways:
-        raise UsageError(f"{uri}: holds no folder with images; kind folders wants one for each class")
-    empty = _empty_folders(uri, ways)
-    classes = _classes([*ways, *empty], spec, uri=uri)
+    names = [name for name in list_names(uri, spec.storage_options) if is_image_name(name)]
+    class_folders = sorted({name.rpartition("/")[0] for name in names} - {""})
+    if not class_folders:
+        raise UsageError(f"{uri}: contains no folder with images; kind folders needs one for each class")
+    empty_folders = _find_empty_folders(uri, class_folders)
+    class_names = _name_classes([*class_folders, *empty_folders], spec, uri=uri)
     problems = [
         Problem(
             kind="empty_class",
-            uri=join_uri(uri, way),
-            label=classes[way],
-            detail=f"the folder of the class {classes[way]!r} holds no image; put some in, or remove it",
+            uri=join_uri(uri, folder),
+            label=class_names[folder],
+            detail=f"the folder of the class {class_names[folder]!r} contains no image; add some, or remove the folder",
         )
-        for way in empty
+        for folder in empty_folders
     ]
     images = []
     for name in names:
-        way = name.rpartition("/")[0]
-        if way:
-            images.append(Annotated(uri=join_uri(uri, name), names=[classes[way]]))
+        folder = name.rpartition("/")[0]
+        if folder:
+            images.append(AnnotatedImage(uri=join_uri(uri, name), class_names=[class_names[folder]]))
         else:
-            what = f"lies beside the folders of the classes, in {uri}, and so has no class"
-            problems.append(Problem(kind="not_annotated", uri=join_uri(uri, name), detail=what))
-    return Found(
+            detail = f"has no class: it lies in {uri} itself, beside the folders of the classes"
+            problems.append(Problem(kind="not_annotated", uri=join_uri(uri, name), detail=detail))
+    return ParsedAnnotations(
         task="classify",
-        images=first_of(images, spec.limit, task="classify"),
+        images=limit_images(images, spec.limit, task="classify"),
         problems=problems,
-        labels=sorted(set(classes.values())),
+        labels=sorted(set(class_names.values())),
     )
 
 
-def _classes(ways: list[str], spec: FolderData, *, uri: str) -> Mapping[str, str]:
-    """The class of each folder (its path below the root). Raises UsageError if two would be called alike."""
+def _name_classes(folders: list[str], spec: FolderData, *, uri: str) -> Mapping[str, str]:
+    """Return the class of each folder (a path below the root). Raises UsageError if two folders have the same name."""
     if spec.class_from == "path":
-        return {way: way for way in ways}
-    classes = {way: way.rpartition("/")[2] for way in ways}
-    by_name: dict[str, list[str]] = {}
-    for way, name in classes.items():
-        by_name.setdefault(name, []).append(way)
-    twice = [f"{name!r} ({', '.join(found)})" for name, found in by_name.items() if len(found) > 1]
-    if twice:
+        return {folder: folder for folder in folders}
+    class_names = {folder: folder.rpartition("/")[2] for folder in folders}
+    folders_by_name: dict[str, list[str]] = {}
+    for folder, name in class_names.items():
+        folders_by_name.setdefault(name, []).append(folder)
+    repeated = [f"{name!r} ({', '.join(same)})" for name, same in folders_by_name.items() if len(same) > 1]
+    if repeated:
         raise UsageError(
-            f"{uri}: classes that are the name of more than one folder: {', '.join(twice[:10])}. Name the folder "
-            "of one split, or tell the classes apart with class_from: path"
+            f"{uri}: several folders have the same class name: {', '.join(repeated[:10])}. Name the folder of one "
+            "split, or tell the classes apart with class_from: path"
         )
-    return classes
+    return class_names
 
 
-def _empty_folders(uri: str, ways: list[str]) -> list[str]:
-    """Paths below the root of folders that end there without an image. None but on the local disk."""
+def _find_empty_folders(uri: str, class_folders: list[str]) -> list[str]:
+    """Return the paths below the root of leaf folders without an image; an empty list for anything but a local disk."""
     if scheme_of(uri) != "file":
         return []
-    filled = {way[: len(way) if at < 0 else at] for way in ways for at in _slashes(way)}
-    empty = []
-    for folder, below, _ in os.walk(uri):
-        below[:] = [name for name in below if not name.startswith(".") and name != "__MACOSX"]
-        way = os.path.relpath(folder, uri).replace(os.sep, "/")
-        if way != "." and not below and way not in filled:
-            empty.append(way)
-    return sorted(empty)
+    with_images = {folder[: len(folder) if end < 0 else end] for folder in class_folders for end in _path_ends(folder)}
+    empty_folders = []
+    for path, subfolders, _ in os.walk(uri):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name != "__MACOSX"]
+        folder = os.path.relpath(path, uri).replace(os.sep, "/")
+        if folder != "." and not subfolders and folder not in with_images:
+            empty_folders.append(folder)
+    return sorted(empty_folders)
 
 
-def _slashes(way: str) -> list[int]:
-    """Where a path may end: at each slash, and (-1) at its end."""
-    return [*(at for at, character in enumerate(way) if character == "/"), -1]
+def _path_ends(folder: str) -> list[int]:
+    """Return where a parent path of a folder may end: at each slash, and (-1) at the end."""
+    return [*(index for index, character in enumerate(folder) if character == "/"), -1]

@@ -1,7 +1,7 @@
-"""Labels in a Parquet, CSV or JSONL table: a row for each box, or for each classified image.
+"""Labels in a Parquet, CSV or JSONL table: one row for each box, or for each classified image.
 
-A row of a box table with an image and nothing else says that the image is labelled and shows nothing. From CSV the
-images and labels are read as text, so that a class `007` stays one.
+A row of a box table with only an image means that the image is annotated and shows no object. CSV columns of images and
+labels are read as text, so that a class `007` keeps its zeros.
 """
 
 from __future__ import annotations
@@ -17,132 +17,138 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from batchtag.config.dataset import TableData
-from batchtag.datasets.base import Annotated, Box, Found, Problem, finite, first_of
-from batchtag.datasets.files import TABLES, folder_of, read_file, text_of, within
+from batchtag.datasets.annotations import AnnotatedImage, Box, ParsedAnnotations, limit_images, parse_numbers
+from batchtag.datasets.base import Problem
+from batchtag.datasets.files import TABLE_EXTENSIONS, decode_text, parent_folder, read_file, resolve_name
 from batchtag.errors import UsageError
 from batchtag.storage import absolute_uri
+from batchtag.tasks import Task
 
 Columns = dict[str, list[Any]]
 Row = Sequence[Any]
-"""Image, label, and four sides or none, as the table has them."""
+"""Image, label, and the four sides of a box if the table has boxes, with the values of the table."""
 
 
-def read_table(spec: TableData) -> Found:
-    """The images in the order of their first rows. Raises UsageError for a file or column that is not there."""
+def read_table(spec: TableData) -> ParsedAnnotations:
+    """Read the images in the order of their first rows. Raises UsageError for a missing file or column."""
     uri = absolute_uri(spec.uri)
-    columns = _columns(uri, spec)
-    boxes = _box_columns(list(columns), spec, uri=uri)
-    wanted = [spec.uri_column, spec.label_column, *boxes]
-    _check_columns(wanted, list(columns), uri)
-    rows = list(zip(*(columns[name] for name in wanted), strict=True))
-    folder = absolute_uri(spec.images) if spec.images else folder_of(uri)
-    images, problems = (_detected if boxes else _classified)(rows, uri=uri, folder=folder)
-    task: Any = "detect" if boxes else "classify"
-    return Found(task=task, images=first_of(images, spec.limit, task=task), problems=problems)
+    columns = _read_columns(uri, spec)
+    box_columns = _choose_box_columns(list(columns), spec)
+    needed = [spec.uri_column, spec.label_column, *box_columns]
+    _check_columns(needed, list(columns), uri)
+    rows = list(zip(*(columns[name] for name in needed), strict=True))
+    folder = absolute_uri(spec.images) if spec.images else parent_folder(uri)
+    task: Task = "detect" if box_columns else "classify"
+    images, problems = (_parse_box_rows if box_columns else _parse_class_rows)(rows, uri=uri, folder=folder)
+    return ParsedAnnotations(task=task, images=limit_images(images, spec.limit, task=task), problems=problems)
 
 
-def _columns(uri: str, spec: TableData) -> Columns:
-    """All columns by name; of Parquet's, the values of those that may be needed."""
+def _read_columns(uri: str, spec: TableData) -> Columns:
+    """Return all columns by name; a Parquet column that is not needed is empty."""
     data = read_file(uri, spec.storage_options)
     try:
         match uri.rpartition(".")[2].lower():
             case "parquet" | "pq":
-                return _parquet(data, spec)
+                return _parse_parquet(data, spec)
             case "csv":
-                return _csv(data, spec)
+                return _parse_csv(data, spec)
             case "jsonl" | "ndjson":
-                return _jsonl(text_of(data, uri=uri))
+                return _parse_jsonl(decode_text(data, uri=uri))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{uri}: cannot be read as a table: {' '.join(str(error).split())}") from error
-    raise UsageError(f"{uri}: its name must end in one of {', '.join(TABLES)}, which says how to read it")
+    raise UsageError(f"{uri}: its name must end in one of {', '.join(TABLE_EXTENSIONS)}, which decides the format")
 
 
-def _parquet(data: bytes, spec: TableData) -> Columns:
+def _parse_parquet(data: bytes, spec: TableData) -> Columns:
     with pq.ParquetFile(pa.BufferReader(data)) as table:
-        there = table.schema_arrow.names
-        wanted = [name for name in there if name in (spec.uri_column, spec.label_column, *spec.box_columns)]
-        return {name: [] for name in there} | cast(Columns, table.read(columns=wanted).to_pydict())
+        names = table.schema_arrow.names
+        needed = [name for name in names if name in (spec.uri_column, spec.label_column, *spec.box_columns)]
+        return {name: [] for name in names} | cast(Columns, table.read(columns=needed).to_pydict())
 
 
-def _csv(data: bytes, spec: TableData) -> Columns:
+def _parse_csv(data: bytes, spec: TableData) -> Columns:
     as_text = dict.fromkeys((spec.uri_column, spec.label_column, *spec.box_columns), pa.string())
-    converting = pa_csv.ConvertOptions(column_types=as_text, strings_can_be_null=True, null_values=[""])
-    parsing = pa_csv.ParseOptions(newlines_in_values=True)
-    table = pa_csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=converting)
+    convert_options = pa_csv.ConvertOptions(column_types=as_text, strings_can_be_null=True, null_values=[""])
+    parse_options = pa_csv.ParseOptions(newlines_in_values=True)
+    table = pa_csv.read_csv(io.BytesIO(data), parse_options=parse_options, convert_options=convert_options)
     return cast(Columns, table.to_pydict())
 
 
-def _jsonl(text: str) -> Columns:
+def _parse_jsonl(text: str) -> Columns:
     records = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise ValueError(f"line {number:,} holds a {type(record).__name__}, not an object")
+                raise ValueError(f"line {number:,} is a {type(record).__name__}, not an object")
             records.append(record)
     names = dict.fromkeys(name for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}
 
 
-def _box_columns(there: list[str], spec: TableData, *, uri: str) -> list[str]:
-    """The four columns of boxes; none if the table has none of them and the job does not name them."""
-    if not set(spec.box_columns).intersection(there) and "box_columns" not in spec.model_fields_set:
+def _choose_box_columns(column_names: list[str], spec: TableData) -> list[str]:
+    """Return the four box columns; an empty list if the table has none of them and the job does not set them."""
+    if not set(spec.box_columns).intersection(column_names) and "box_columns" not in spec.model_fields_set:
         return []
     return list(spec.box_columns)
 
 
-def _check_columns(wanted: list[str], there: list[str], uri: str) -> None:
+def _check_columns(needed: list[str], column_names: list[str], uri: str) -> None:
+    """Raise one UsageError for all missing columns; for each it lists the existing ones, most similar first."""
     mistakes = []
-    for name in wanted:
-        if name not in there:
-            nearest = difflib.get_close_matches(name, there, n=len(there) or 1, cutoff=0)
+    for name in needed:
+        if name not in column_names:
+            nearest = difflib.get_close_matches(name, column_names, n=len(column_names) or 1, cutoff=0)
             mistakes.append(f"{uri}: has no column {name!r}; it has {', '.join(map(repr, nearest)) or 'none'}")
     if mistakes:
         raise UsageError("\n".join(mistakes))
 
 
-def _classified(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[Annotated], list[Problem]]:
+def _parse_class_rows(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[AnnotatedImage], list[Problem]]:
     images, problems = [], []
     for number, (name, label) in enumerate(rows, 1):
-        if _is_nothing(name):
+        if _is_empty(name):
             problems.append(Problem(kind="unreadable", uri=uri, detail=f"row {number:,} names no image"))
             continue
-        image = within(str(name), folder=folder)
-        if _is_nothing(label):
-            what = f"row {number:,} has no label for {name}"
-            problems.append(Problem(kind="not_annotated", uri=uri, image=image, detail=what))
+        image_uri = resolve_name(str(name), folder=folder)
+        if _is_empty(label):
+            detail = f"row {number:,} has no label for {name}"
+            problems.append(Problem(kind="not_annotated", uri=uri, image=image_uri, detail=detail))
         else:
-            images.append(Annotated(uri=image, names=[str(label)], source=uri))
+            images.append(AnnotatedImage(uri=image_uri, class_names=[str(label)], annotation_uri=uri))
     return images, problems
 
 
-def _detected(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[Annotated], list[Problem]]:
-    names: dict[str, list[str]] = {}
+def _parse_box_rows(rows: Sequence[Row], *, uri: str, folder: str) -> tuple[list[AnnotatedImage], list[Problem]]:
+    class_names: dict[str, list[str]] = {}
     boxes: dict[str, list[Box]] = {}
     problems = []
     for number, (name, label, *sides) in enumerate(rows, 1):
-        if _is_nothing(name):
+        if _is_empty(name):
             problems.append(Problem(kind="unreadable", uri=uri, detail=f"row {number:,} names no image"))
             continue
-        image = within(str(name), folder=folder)
-        names.setdefault(image, [])
-        boxes.setdefault(image, [])
-        if all(_is_nothing(value) for value in (label, *sides)):
+        image_uri = resolve_name(str(name), folder=folder)
+        class_names.setdefault(image_uri, [])
+        boxes.setdefault(image_uri, [])
+        if all(_is_empty(value) for value in (label, *sides)):
             continue
         try:
-            if _is_nothing(label):
+            if _is_empty(label):
                 raise ValueError("a box without a label")
-            x_min, y_min, x_max, y_max = finite(sides)
+            x_min, y_min, x_max, y_max = parse_numbers(sides)
         except ValueError as error:
-            what = f"row {number:,}, of {name}: {error}"
-            problems.append(Problem(kind="unreadable", uri=uri, image=image, detail=what))
+            detail = f"row {number:,}, of {name}: {error}"
+            problems.append(Problem(kind="unreadable", uri=uri, image=image_uri, detail=detail))
             continue
-        names[image].append(str(label))
-        boxes[image].append((x_min, y_min, x_max, y_max))
-    images = [Annotated(uri=one, names=names[one], boxes=boxes[one], source=uri) for one in names]
+        class_names[image_uri].append(str(label))
+        boxes[image_uri].append((x_min, y_min, x_max, y_max))
+    images = [
+        AnnotatedImage(uri=image_uri, class_names=names, boxes=boxes[image_uri], annotation_uri=uri)
+        for image_uri, names in class_names.items()
+    ]
     return images, problems
 
 
-def _is_nothing(value: Any) -> bool:
-    """Whether a cell is empty: null, no text, or the NaN that pandas writes for both."""
+def _is_empty(value: Any) -> bool:
+    """Return whether a cell is empty: null, no text, or the NaN that pandas writes for both."""
     return value is None or value == "" or (isinstance(value, float) and value != value)

@@ -1,7 +1,7 @@
-"""Labelled data checked before anything is trained or measured on them: every problem found, then one decision.
+"""Check labelled data before training or evaluation: find every problem first, then decide once, by `OnProblem`.
 
-All images are opened and all problems collected before the first of them is judged, so that a person corrects a data
-set once and not ten times. What is dropped is told as well: a data set that silently shrinks is another data set.
+All images are opened and all problems collected before the first is judged, so that a user corrects a data set once
+and not ten times. Dropped images and boxes are reported too: a data set that silently shrinks is another data set.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchtag.config.dataset import DataSpec, Holdout, OnProblem
-from batchtag.console import printable
+from batchtag.console import escape_unprintable
 from batchtag.datasets import Dataset, Problem, open_dataset
 from batchtag.datasets.base import LabelledImage
-from batchtag.datasets.boxes import as_displayed
-from batchtag.datasets.classes import with_empty_classes, without_empty_classes
-from batchtag.datasets.image_check import Opened, Told, open_images
-from batchtag.datasets.splits import held_out, without_leaks, without_repeats
+from batchtag.datasets.boxes import fit_to_images
+from batchtag.datasets.empty_classes import add_empty_class_problems, drop_empty_classes
+from batchtag.datasets.image_check import ImageFacts, OnProgress, read_image_facts
+from batchtag.datasets.splits import resolve_duplicates, resolve_leaks, split_holdout
 from batchtag.decoding.decoder import DecodeRules
 from batchtag.errors import UsageError
 
 SHOWN_PER_KIND = 10
-"""Problems of one kind that a message spells out; of the others it gives the number."""
+"""Number of problems of one kind that a message lists; of the others it gives the number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedData:
-    """Two splits that can be used: every image opens, every box lies inside its image and has an area.
+    """Two usable splits: every image decodes, every box lies inside its image and has an area.
 
-    `digest` is `data_digest` of both. `num_problems` counts what was met, by kind; the problems themselves are those of
-    the splits, and `problem_lines` tells them.
+    `digest` is `data_digest` of both. `num_problems` counts the problems by kind; the problems themselves are those of
+    the splits, and `problem_lines` formats them.
     """
 
     train: Dataset
@@ -42,14 +42,17 @@ class CheckedData:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
+        """The problems of `train`, then of `val`."""
         return (*self.train.problems, *self.val.problems)
 
 
-def read_data(spec: DataSpec, *, rules: DecodeRules, threads: int, told: Told | None = None) -> CheckedData:
-    """The data a job names, read and checked. Classes are those of `train`. Raises UsageError, StorageError."""
+def read_checked_data(
+    spec: DataSpec, *, rules: DecodeRules, threads: int, on_progress: OnProgress | None = None
+) -> CheckedData:
+    """Read and check the data that a job names; the classes are those of `train`. Raises UsageError, StorageError."""
     train = open_dataset(spec.train, labels=spec.labels)
     val = spec.val if isinstance(spec.val, Holdout) else open_dataset(spec.val, labels=train.labels)
-    return check_data(train, val, on_problem=spec.on_problem, rules=rules, threads=threads, told=told)
+    return check_data(train, val, on_problem=spec.on_problem, rules=rules, threads=threads, on_progress=on_progress)
 
 
 def check_data(
@@ -59,110 +62,118 @@ def check_data(
     on_problem: OnProblem,
     rules: DecodeRules,
     threads: int,
-    told: Told | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CheckedData:
-    """Both splits, checked against their images. `val` was opened with the labels of `train`.
+    """Check both splits against their images. `val` must have been opened with the labels of `train`.
 
-    Raises one UsageError with all problems that `on_problem` does not forgive, or if a split has nothing left;
+    Raises one UsageError with all problems that `on_problem` does not allow, or if no image of a split remains;
     StorageError if a store cannot be read. Runs on the driver, in `threads` threads.
     """
     splits = [train] if isinstance(val, Holdout) else [train, val]
-    if any((one.task, one.labels) != (train.task, train.labels) for one in splits):
+    if any((split.task, split.labels) != (train.task, train.labels) for split in splits):
         raise UsageError(
             f"train is data to {train.task} with the classes {list(train.labels)}, and val to {splits[1].task} with "
-            f"{list(splits[1].labels)}; both must be of one kind and have the same classes"
+            f"{list(splits[1].labels)}; both must have the same task and the same classes"
         )
-    opened = open_images(_images_of(splits), rules=rules, threads=threads, told=told)
-    splits = [
-        without_repeats(as_displayed(one, opened, on_problem=on_problem), on_problem=on_problem) for one in splits
-    ]
+    facts = read_image_facts(_options_by_uri(splits), rules=rules, threads=threads, on_progress=on_progress)
+    splits = [_apply_facts(split, facts, on_problem) for split in splits]
     if isinstance(val, Holdout):
-        train, val = held_out(splits[0], val)
+        train, val = split_holdout(splits[0], val)
     else:
-        train, val = without_leaks(*splits, on_problem=on_problem), splits[1]
-    train = with_empty_classes(train)
-    # a class may be missing in val: there it cannot be measured, and that is all
-    _raise_if_fatal([*train.problems, *(one for one in val.problems if one.kind != "empty_class")], on_problem)
-    for name, one in (("train", train), ("val", val)):
-        if not one.images:
-            raise UsageError(_nothing_left(name, (*train.problems, *val.problems)))
+        train, val = resolve_leaks(*splits, on_problem=on_problem), splits[1]
+    train = add_empty_class_problems(train)
+    # A class may have no example in val; it is then not measured, and that is not a reason to stop.
+    val_problems = [problem for problem in val.problems if problem.kind != "empty_class"]
+    _raise_if_fatal([*train.problems, *val_problems], on_problem)
+    for name, split in (("train", train), ("val", val)):
+        if not split.images:
+            raise UsageError(_no_image_remains(name, (*train.problems, *val.problems)))
     if on_problem.empty_class == "drop":
-        train, val = without_empty_classes(train, val)
-    counts = Counter(one.kind for one in (*train.problems, *val.problems))
+        train, val = drop_empty_classes(train, val)
+    counts = Counter(problem.kind for problem in (*train.problems, *val.problems))
     return CheckedData(train=train, val=val, digest=data_digest(train, val), num_problems=dict(counts))
 
 
 def check_dataset(
-    dataset: Dataset, *, on_problem: OnProblem, rules: DecodeRules, threads: int, told: Told | None = None
+    dataset: Dataset,
+    *,
+    on_problem: OnProblem,
+    rules: DecodeRules,
+    threads: int,
+    on_progress: OnProgress | None = None,
 ) -> Dataset:
-    """One split, to measure on, checked like `val` of `check_data`. Raises like it."""
-    opened = open_images(_images_of([dataset]), rules=rules, threads=threads, told=told)
-    return check_opened(dataset, opened, on_problem=on_problem)
+    """Check one split for evaluation, as `check_data` checks `val`. Raises the same errors."""
+    facts = read_image_facts(_options_by_uri([dataset]), rules=rules, threads=threads, on_progress=on_progress)
+    return check_with_facts(dataset, facts, on_problem=on_problem)
 
 
-def check_opened(dataset: Dataset, opened: Mapping[str, Opened], *, on_problem: OnProblem) -> Dataset:
-    """The same where it is known already what each image is: a run that tagged them has opened them all."""
-    shown = as_displayed(dataset, opened, on_problem=on_problem)
-    checked = without_repeats(shown, on_problem=on_problem)
-    _raise_if_fatal([one for one in checked.problems if one.kind != "empty_class"], on_problem)
+def check_with_facts(dataset: Dataset, facts_by_uri: Mapping[str, ImageFacts], *, on_problem: OnProblem) -> Dataset:
+    """Check one split with known facts of its images: a run that tagged the images has opened them all."""
+    checked = _apply_facts(dataset, facts_by_uri, on_problem)
+    _raise_if_fatal([problem for problem in checked.problems if problem.kind != "empty_class"], on_problem)
     if not checked.images:
-        raise UsageError(_nothing_left("the data", checked.problems))
+        raise UsageError(_no_image_remains("the data", checked.problems))
     return checked
 
 
 def data_digest(*splits: Dataset) -> str:
-    """64 hex digits over all that training depends on: labels, and each image's content, boxes and label ids.
+    """Return 64 hex digits over everything that training depends on: labels, content, boxes and label ids.
 
-    Neither names nor order count: a data set that was moved is the same.
+    Names and order do not count: a data set that was moved is the same.
     """
     digest = hashlib.sha256()
     for split in splits:
-        rows = sorted(json.dumps(_facts(image)) for image in split.images)
+        rows = sorted(json.dumps(_digest_row(image)) for image in split.images)
         digest.update(json.dumps([split.task, split.labels, rows]).encode())
     return digest.hexdigest()
 
 
 def problem_lines(problems: Sequence[Problem], *, on_problem: OnProblem, per_kind: int = SHOWN_PER_KIND) -> list[str]:
-    """What was met, kind by kind: a line with the number and what becomes of them, then the first of them."""
+    """Format problems by kind: one line with their number and what `on_problem` does with them, then the first ones."""
     lines = []
     for kind in OnProblem.model_fields:
-        mine = [one for one in problems if one.kind == kind]
-        if mine:
-            lines.append(f"{kind} ({getattr(on_problem, kind)}): {len(mine):,}")
-            lines += [f"  {one}" for one in mine[:per_kind]]
-            if len(mine) > per_kind:
-                lines.append(f"  and {len(mine) - per_kind:,} more")
+        of_kind = [problem for problem in problems if problem.kind == kind]
+        if of_kind:
+            lines.append(f"{kind} ({getattr(on_problem, kind)}): {len(of_kind):,}")
+            lines += [f"  {problem}" for problem in of_kind[:per_kind]]
+            if len(of_kind) > per_kind:
+                lines.append(f"  and {len(of_kind) - per_kind:,} more")
     return lines
 
 
-def _facts(image: LabelledImage) -> list[object]:
+def _apply_facts(dataset: Dataset, facts_by_uri: Mapping[str, ImageFacts], on_problem: OnProblem) -> Dataset:
+    return resolve_duplicates(fit_to_images(dataset, facts_by_uri, on_problem=on_problem), on_problem=on_problem)
+
+
+def _digest_row(image: LabelledImage) -> list[object]:
     columns = (image.label_ids, image.boxes_xyxy, image.areas, image.is_crowd)
     return [image.content_hash, *(column.tolist() for column in columns)]
 
 
-def _images_of(splits: Sequence[Dataset]) -> dict[str, Mapping[str, object]]:
-    """The storage options for each URI; an image of two splits is opened once."""
+def _options_by_uri(splits: Sequence[Dataset]) -> dict[str, Mapping[str, object]]:
+    """Return the storage options for each URI; an image in two splits is opened once."""
     return {image.uri: split.storage_options for split in splits for image in split.images}
 
 
 def _raise_if_fatal(problems: Sequence[Problem], on_problem: OnProblem) -> None:
-    fatal = [one for one in problems if getattr(on_problem, one.kind) == "fail"]
+    fatal = [problem for problem in problems if getattr(on_problem, problem.kind) == "fail"]
     if not fatal:
         return
     count = "a problem" if len(fatal) == 1 else f"{len(fatal):,} problems"
-    ways_on = ", ".join(f"{kind}: drop" for kind in OnProblem.model_fields if any(one.kind == kind for one in fatal))
+    fatal_kinds = {problem.kind for problem in fatal}
+    drop_all = ", ".join(f"{kind}: drop" for kind in OnProblem.model_fields if kind in fatal_kinds)
     lines = [
         f"the labelled data have {count} to decide about:",
         *problem_lines(fatal, on_problem=on_problem),
-        f"Correct the data; or go on without what is wrong, with data.on_problem: {{{ways_on}}}",
+        f"Correct the data; or leave out what is wrong, with data.on_problem: {{{drop_all}}}",
     ]
     raise UsageError("\n".join(lines))
 
 
-def _nothing_left(name: str, problems: Sequence[Problem]) -> str:
-    counts = Counter(one.kind for one in problems)
-    told = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common()) or "no problem was met"
+def _no_image_remains(name: str, problems: Sequence[Problem]) -> str:
+    counts = Counter(problem.kind for problem in problems)
+    summary = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common()) or "no problem was found"
     example = f", such as {problems[0]}" if problems else ""
-    return printable(
-        f"{name} has no image left ({told}{example}); correct the data, or choose another share to hold out"
+    return escape_unprintable(
+        f"no image of {name} remains ({summary}{example}); correct the data, or choose another share to hold out"
     )

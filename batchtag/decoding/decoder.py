@@ -1,117 +1,103 @@
-"""Bytes of one object to upright RGB pixels, or a failure with a stable code. Knows nothing of URIs, jobs or Ray.
+"""Decode the bytes of one object to upright RGB pixels, or to a failure with a stable code. Knows no URIs, jobs or Ray.
 
-The first bytes decide the format (`formats`), and exactly one Pillow plugin then sees them: a broken PNG is a broken
-PNG, not perhaps a TGA. Pillow's two process-wide switches are shared by all threads, so they are moved in one direction
-only: its pixel limit may rise but never falls (ours is judged first, from the header), and its warnings stay ignored.
-EXIF that cannot be read counts as orientation 1: the pixels are good, only a remark about them is not.
+The first bytes decide the format (`recognition`), and exactly one Pillow plugin then opens them: a broken PNG is a
+broken PNG, and no other plugin tries it as TGA. EXIF that cannot be read counts as orientation 1, because the pixels
+are good and only their description is not.
 """
 
 from __future__ import annotations
 
 import importlib
 import io
-import re
 import struct
-import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from batchtag.decoding.formats import (
-    FORMATS,
-    KINDS,
-    is_cut_short,
-    pixels_claimed,
-    recognize,
-    sniff,
-    starts_like_an_image,
-)
-from batchtag.errors import Code, DecodeError
-from batchtag.types import DecodedImage, InputResolution
-
-__all__ = ["FORMATS", "MARGIN", "DecodeRules", "decode", "sniff"]
+from batchtag.decoding.failures import decode_failure, explain_exception, format_not_allowed, too_many_pixels
+from batchtag.decoding.formats import DEFAULT_FORMATS, IMAGE_FORMATS
+from batchtag.decoding.headers import claimed_pixels
+from batchtag.decoding.pillow_settings import ignore_warnings, raise_pixel_limit
+from batchtag.decoding.recognition import describe_content, ends_within_signature, recognize_format
+from batchtag.decoding.rgb import load_rgb
+from batchtag.errors import Code
+from batchtag.types import DecodedImage, Failure, InputResolution
 
 MARGIN = {"fit": 2.0, "stretch": 2.0, "cover": 1.5, "full": 1.0}
-"""How many times the resolution a model resizes to must be left after DCT scaling, by the mode of its need.
+"""Smallest allowed ratio of the decoded size to the size that a model resizes to, by `InputResolution.mode`.
 
-Of the 31 photographs of ../shared/data/photos at exactly such a margin, a pixel differs from the full image resized
-to the same size (torchvision, antialiased) on average by 1.0, 1.4 and 2.3 of 255 at 1/2, 1/4 and 1/8 with 2, by 1.3,
-1.6 and 2.8 with 1.5, and by 2.7, 2.5 and 4.4 with 1; saving the photograph once more as JPEG at quality 90 makes 0.6.
-Boxes are held against pixels, so detectors keep 2. For classifiers 230 photographs show no difference between 1.5 and
-2 (`benchmarks.margins`, a published ImageNet network): the best label is the full image's for 97.8, 96.1 and 97.0 %
-with 1.5 at 1/2, 1/4 and 1/8, for 97.0 and 97.8 % with 2 at 1/2 and 1/4, for 97.8 % of those saved once more at quality
-80; and for all of those that it is sure of (a score of 0.3). What a phone takes, 12 megapixels, comes at 1/8 then: 20
-ms instead of 26 for the decoder.
+Measured on the 31 photographs of ../shared/data/photos at exactly this margin. The mean difference of a pixel (of 255)
+from the full image resized to the same size (torchvision, antialiased), by DCT scale:
+
+| margin | 1/2 | 1/4 | 1/8 |
+|--------|-----|-----|-----|
+| 2      | 1.0 | 1.4 | 2.3 |
+| 1.5    | 1.3 | 1.6 | 2.8 |
+| 1      | 2.7 | 2.5 | 4.4 |
+
+For comparison: saving the photograph once more as JPEG at quality 90 gives 0.6. Boxes are compared with pixels, so
+detectors keep 2. For classifiers, 230 photographs (`benchmarks.margins`, a published ImageNet network) show no
+difference between 1.5 and 2. The best label is that of the full image for 97.8, 96.1 and 97.0 % with 1.5 at 1/2, 1/4
+and 1/8; for 97.0 and 97.8 % with 2 at 1/2 and 1/4; for 97.8 % of those saved once more at quality 80; and always where
+the network is sure (a score of 0.3). With 1.5 a phone's photograph of 12 megapixels is decoded at 1/8: 20 ms instead of
+26 ms.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeRules:
-    """What may be decoded, and how; `spec.DecodeSpec` says what each means. Names of `formats` are keys of FORMATS."""
+    """What may be decoded, and how; `config.job.DecodeSpec` describes each field. `formats` are IMAGE_FORMATS keys."""
 
-    formats: frozenset[str] = frozenset(name for name, on in FORMATS.items() if on)
+    formats: frozenset[str] = DEFAULT_FORMATS
     max_pixels: int = 178_956_970
     max_bytes: int = 256 * 2**20
     scaled: bool = True
     depth: Literal["clip", "scale"] = "clip"
 
 
-def decode(data: bytes, *, rules: DecodeRules, input_resolutions: Sequence[InputResolution] = ()) -> DecodedImage:
-    """The image as a person would see it: its first frame, upright, RGB uint8.
+def decode(data: bytes, *, rules: DecodeRules, resolutions: Sequence[InputResolution] = ()) -> DecodedImage | Failure:
+    """Decode the first frame, upright, as RGB uint8; or return a failure of stage `decode`. Bytes never make it raise.
 
-    Alpha is dropped and CMYK, LAB, palettes and (depth "clip") 16 bits become RGB exactly as Pillow's `convert("RGB")`
-    does it. `pixels` is read-only where nothing forced a copy. With `input_resolutions`, a JPEG may come at 1/2, 1/4 or
-    1/8 of its
-    `width` and `height`, and still has MARGIN times what each need says. Raises DecodeError and nothing else. Runs in
-    a CPU thread; Pillow decodes without the GIL, so threads scale.
+    Alpha is dropped. CMYK, LAB, palettes and (with depth "clip") 16 bits become RGB exactly as in Pillow's
+    `convert("RGB")`. `pixels` is read-only if nothing forced a copy. With `resolutions`, a JPEG may be decoded at 1/2,
+    1/4 or 1/8 of its `width` and `height`, but never below MARGIN times what each resolution asks for. Runs in a thread
+    of the decode worker; Pillow decodes without the GIL, so threads scale.
     """
-    _ignore_pillow_warnings()
+    ignore_warnings()
     name = _admit(data, rules)
+    if isinstance(name, Failure):
+        return name
     try:
-        return _decode_as(name, data, rules, input_resolutions)
-    except DecodeError:
-        raise
-    # The one broad clause around one image: on hostile bytes Pillow's plugins raise whatever their arithmetic meets.
+        return _decode_with_pillow(name, data, rules, resolutions)
+    # A broad `except`, around one image: on hostile bytes Pillow's plugins raise exceptions of any type.
     except Exception as error:
-        raise _explain(error, name, data, rules) from error
+        return explain_exception(error, name=name, data=data, max_pixels=rules.max_pixels)
 
 
-def _admit(data: bytes, rules: DecodeRules) -> str:
-    """The format of bytes that may be opened. Raises DecodeError for all that need not be looked at more closely."""
+def _admit(data: bytes, rules: DecodeRules) -> str | Failure:
+    """Return the name of the format if Pillow may open the bytes, otherwise the failure. Reads headers only."""
     if not data:
-        raise DecodeError("the object is empty (0 bytes)", code=Code.EMPTY)
+        return decode_failure(Code.EMPTY, "the object is empty (0 bytes)")
     if len(data) > rules.max_bytes:
         message = f"the object has {len(data):,} bytes; decode.max_bytes allows {rules.max_bytes:,}"
-        raise DecodeError(message, code=Code.TOO_LARGE)
-    name = recognize(data)
-    if not name and starts_like_an_image(data):
-        raise DecodeError(f"the object ends after {len(data)} bytes, within its first header", code=Code.TRUNCATED)
+        return decode_failure(Code.TOO_LARGE, message)
+    name = recognize_format(data)
+    if not name and ends_within_signature(data):
+        return decode_failure(Code.TRUNCATED, f"the object ends after {len(data)} bytes, inside its first header")
     if not name:
-        raise DecodeError(f"not an image that can be read: it looks like {sniff(data)}", code=Code.UNSUPPORTED)
+        return decode_failure(Code.UNSUPPORTED, f"not a readable image: it looks like {describe_content(data)}")
     if name not in rules.formats and not (name == "jpeg" and "mpo" in rules.formats):
-        raise _not_allowed(name)
-    claimed = pixels_claimed(name, data)
-    if claimed > rules.max_pixels:
-        raise _too_many_pixels(name, f"{claimed:,} pixels", rules)
+        return format_not_allowed(name)
+    num_pixels = claimed_pixels(name, data)
+    if num_pixels > rules.max_pixels:
+        return too_many_pixels(name, f"{num_pixels:,} pixels", max_pixels=rules.max_pixels)
     return name
 
 
-def _not_allowed(name: str) -> DecodeError:
-    message = f"{KINDS[name].words}, which this job does not allow; add {name!r} to decode.formats to read it"
-    return DecodeError(message, code=Code.UNSUPPORTED)
-
-
-def _too_many_pixels(name: str, claim: str, rules: DecodeRules) -> DecodeError:
-    message = f"{KINDS[name].words} of {claim}; decode.max_pixels allows {rules.max_pixels:,}"
-    return DecodeError(message, code=Code.TOO_LARGE)
-
-
-_TURNS = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -120,33 +106,37 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What makes an image upright, by EXIF orientation."""
 
 
-def _decode_as(
-    name: str, data: bytes, rules: DecodeRules, input_resolutions: Sequence[InputResolution]
-) -> DecodedImage:
-    _load_plugin(name)
-    _raise_pillow_limit(rules.max_pixels)
+def _decode_with_pillow(
+    name: str, data: bytes, rules: DecodeRules, resolutions: Sequence[InputResolution]
+) -> DecodedImage | Failure:
+    failure = _load_plugin(name)
+    if failure is not None:
+        return failure
+    raise_pixel_limit(rules.max_pixels)
     image: Image.Image
-    with Image.open(io.BytesIO(data), formats=(KINDS[name].pillow,)) as image:
+    with Image.open(io.BytesIO(data), formats=(IMAGE_FORMATS[name].pillow_id,)) as image:
         name = "mpo" if image.format == "MPO" else name
         if name not in rules.formats:
-            raise _not_allowed(name)
+            return format_not_allowed(name)
         width, height = image.size
         if width * height > rules.max_pixels:
-            raise _too_many_pixels(name, f"{width:,} x {height:,} pixels", rules)
-        orientation = _orientation(image)
+            return too_many_pixels(name, f"{width:,} x {height:,} pixels", max_pixels=rules.max_pixels)
+        orientation = _read_orientation(image)
         reduction = 1
-        if rules.scaled and input_resolutions and name in ("jpeg", "mpo"):
+        if rules.scaled and resolutions and name in ("jpeg", "mpo"):
             width, height = (height, width) if orientation >= 5 else (width, height)
-            reduction = _reduction(width, height, input_resolutions)
+            reduction = _choose_reduction(width, height, resolutions)
         if reduction > 1:
             image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
-        rgb = _rgb(image, rules.depth)
-        # TIFF has turned itself while loading and now says 1; PNG may have its EXIF behind the pixels and says it now.
-        still_to_turn = _orientation(image)
-        if still_to_turn != 1:
-            rgb = rgb.transpose(_TURNS[still_to_turn])
+        rgb = load_rgb(image, rules.depth)
+        # Read the orientation again. Pillow has turned a TIFF while loading, so its value is now 1; a PNG may have its
+        # EXIF behind the pixels, so its value is known only now.
+        remaining = _read_orientation(image)
+        if remaining != 1:
+            rgb = rgb.transpose(_TRANSPOSITIONS[remaining])
     if reduction == 1:
         width, height = rgb.size
     return DecodedImage(
@@ -154,123 +144,40 @@ def _decode_as(
         width=width,
         height=height,
         format=name,
-        orientation=orientation if orientation != 1 else still_to_turn,
+        orientation=orientation if orientation != 1 else remaining,
     )
 
 
-def _load_plugin(name: str) -> None:
-    """Registers the one plugin, so that `Image.open` need not import all fifty. Python remembers, so it is cheap."""
+def _load_plugin(name: str) -> Failure | None:
+    """Register one Pillow plugin, so that `Image.open` does not import all fifty. Return a failure if it is missing."""
+    image_format = IMAGE_FORMATS[name]
     try:
-        plugin = importlib.import_module(KINDS[name].plugin)
-    except ImportError as error:
-        message = f"{KINDS[name].words}, and {KINDS[name].plugin} is not installed here"
+        plugin = importlib.import_module(image_format.plugin)
+    except ImportError:
+        message = f"{image_format.description}, and {image_format.plugin} is not installed here"
         hint = "; on every node: pip install 'batchtag[heif]'" if name == "heif" else ""
-        raise DecodeError(message + hint, code=Code.UNSUPPORTED) from error
+        return decode_failure(Code.UNSUPPORTED, message + hint)
     if not getattr(plugin, "SUPPORTED", True):
-        message = f"{KINDS[name].words}, and this build of Pillow lacks its decoder; install the wheel of Pillow"
-        raise DecodeError(message, code=Code.UNSUPPORTED)
+        message = f"{image_format.description}, and this build of Pillow has no decoder for it; install Pillow's wheel"
+        return decode_failure(Code.UNSUPPORTED, message)
     if name == "heif" and "HEIF" not in Image.OPEN:
         plugin.register_heif_opener()
+    return None
 
 
-_limit_lock = threading.Lock()
-
-
-def _raise_pillow_limit(max_pixels: int) -> None:
-    """Lets Pillow open what our rules allow: it refuses above twice its limit, a global, which here only ever rises."""
-    needed = (max_pixels + 1) // 2
-    if Image.MAX_IMAGE_PIXELS is not None and needed > Image.MAX_IMAGE_PIXELS:
-        with _limit_lock:
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, needed)
-
-
-_PILLOW_MODULES = r"(PIL|pillow_heif)\."
-
-
-def _ignore_pillow_warnings() -> None:
-    """Keeps Pillow's remarks about odd files out of the logs, in every thread.
-
-    `warnings.catch_warnings` is not safe in threads, so the filter stays; it is put in front again when somebody, such
-    as a test runner, has put another one before it: with "error" in front, a remark would break the decoding.
-    """
-    front: Any = warnings.filters[0] if warnings.filters else None
-    if front is None or getattr(front[3], "pattern", None) != _PILLOW_MODULES:
-        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF (or XMP) orientation that is still to be applied, 1 to 8; nonsense is 1, because cameras write 0."""
-    marks = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-    if not hasattr(image, "tag_v2") and not any(mark in image.info for mark in marks):
+def _read_orientation(image: Image.Image) -> int:
+    """Return the EXIF (or XMP) orientation that is still to be applied, 1 to 8; any other value counts as 1."""
+    keys = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+    if not hasattr(image, "tag_v2") and not any(key in image.info for key in keys):
         return 1
     try:
         value = image.getexif().get(0x0112, 1)
-        return int(value) if value in _TURNS else 1
+        return int(value) if value in _TRANSPOSITIONS else 1  # cameras write 0
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error):
         return 1
 
 
-def _reduction(width: int, height: int, input_resolutions: Sequence[InputResolution]) -> int:
-    """By how much the DCT may shrink an image of that displayed size: 1, 2, 4 or 8."""
-    needed = max(
-        MARGIN[input_resolution.mode] * input_resolution.scale(width, height) for input_resolution in input_resolutions
-    )
-    return next((by for by in (8, 4, 2) if by * needed <= 1.0), 1)
-
-
-def _rgb(image: Image.Image, depth: Literal["clip", "scale"]) -> Image.Image:
-    """The loaded pixels in RGB; no copy if they are already."""
-    image.load()
-    if image.mode == "RGB":
-        return image
-    if depth == "scale" and (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    # It changes no pixel of RGB, but Pillow would look up its colour, warn, and at worst give up.
-    image.info.pop("transparency", None)
-    return image.convert("RGB")
-
-
-def _eight_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey samples (H, W) of 16 bits, 32 bits or floating point, in 0 to 255.
-
-    16 bits map 0..65535, whatever the image uses, so that images of a series stay comparable. Pillow has already
-    brought a PGM of any maxval, and the channels of 16-bit RGB, to their full range. Wider integers count as 16 bits
-    and floats as 0..1; only where a sample lies outside is the range the image's own minimum to maximum. NaN and
-    infinities are black.
-    """
-    if samples.dtype.itemsize == 2:
-        return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    finite = np.isfinite(samples)
-    values = np.where(finite, samples, 0).astype(np.float64)
-    low, high = 0.0, 1.0 if samples.dtype.kind == "f" else 65535.0
-    if values.min() < low or values.max() > high:
-        low, high = float(values[finite].min()), float(values[finite].max())
-    values = (values - low) * (255.0 / ((high - low) or 1.0))
-    return np.where(finite, np.rint(values), 0).astype(np.uint8)
-
-
-_CUT_SHORT = re.compile(r"truncat|unexpected end|end of (file|data)|not enough|too short|incomplete|got 0|EOF", re.I)
-
-
-def _explain(error: Exception, name: str, data: bytes, rules: DecodeRules) -> DecodeError:
-    """The failure in our words: what kind of image, how many bytes, what went wrong.
-
-    Pillow has no codes of its own, so its exception type and text decide, and for a missing end the bytes themselves.
-    """
-    what = f"{KINDS[name].words} of {len(data):,} bytes"
-    why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    if isinstance(error, UnidentifiedImageError):  # its own text names an object in memory
-        why = "its header makes no sense"
-    if isinstance(error, MemoryError) or "out of memory" in why.lower():
-        return DecodeError(f"{what}: no memory left to decode it", code=Code.OUT_OF_MEMORY)
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        pixels = re.search(r"\((\d+) pixels\)", why)
-        return _too_many_pixels(name, f"{int(pixels[1]):,} pixels" if pixels else "too many pixels", rules)
-    if "MAX_TEXT" in why or "memory used in text" in why:
-        return DecodeError(f"{what}: its text chunks unpack to more than a header may hold: {why}", code=Code.TOO_LARGE)
-    # What Pillow's own decoders raise for a variety of a format that they cannot read; nothing of ours is unfinished.
-    if isinstance(error, NotImplementedError) or "unsupported" in why.lower():
-        return DecodeError(f"{what}, of a variety that Pillow cannot read: {why}", code=Code.UNSUPPORTED)
-    if _CUT_SHORT.search(why) or is_cut_short(name, data):
-        return DecodeError(f"{what} ends before its image does: {why}. Upload it again", code=Code.TRUNCATED)
-    return DecodeError(f"{what} is damaged: {why}", code=Code.CORRUPT)
+def _choose_reduction(width: int, height: int, resolutions: Sequence[InputResolution]) -> int:
+    """Return by how much the DCT may shrink an image of that displayed size: 1, 2, 4 or 8."""
+    needed_scale = max(MARGIN[resolution.mode] * resolution.scale(width, height) for resolution in resolutions)
+    return next((reduction for reduction in (8, 4, 2) if reduction * needed_scale <= 1.0), 1)

@@ -1,9 +1,9 @@
-"""Decoding in a child process, so that an image that kills the decoder, or never lets it go, costs the child only.
+"""Decoding in a child process, so that an image that kills the decoder or hangs in it costs only the child.
 
-Used for bundles that already killed a worker. The child serves one image after another over its pipes and is started
-again when it dies; about 0.3 s a start and a copy of the pixels, which is why the line does not decode this way always.
-The clock is the child's own alarm, not a thread here: the kernel ends it in the midst of any C code, whoever else has
-died meanwhile, and an alarm that comes late can never hit the next image.
+Used for bundles that have already killed a worker. The child decodes one image after another over its pipes and is
+restarted when it dies. A start takes about 0.3 s and each image a copy of its pixels, so the pipeline does not always
+decode this way. The timeout is an alarm of the child itself, not a thread of the parent: the kernel ends the child
+inside any C code, also when the parent has died, and an alarm that comes late cannot hit the next image.
 """
 
 from __future__ import annotations
@@ -18,68 +18,74 @@ from collections.abc import Sequence
 from typing import IO, Any, cast
 
 from batchtag.decoding.decoder import DecodeRules, decode
-from batchtag.errors import Code, DecodeError, RunFailed
-from batchtag.types import DecodedImage, InputResolution
+from batchtag.decoding.failures import decode_failure
+from batchtag.errors import Code, RunFailed
+from batchtag.types import DecodedImage, Failure, InputResolution
 
 _LENGTH = struct.Struct("<Q")
+"""The length of a message, which precedes it on the pipe."""
 _READY = b"r"
+"""What the child writes once, when its imports are done."""
 
 
-class IsolatedDecoder:
-    """`decode` with the same promises, in a child. Not for several threads at once. Use it as a context manager."""
+class SubprocessDecoder:
+    """`decode` with the same contract, in a child process.
+
+    The child starts with the first image. Use the decoder as a context manager, from one thread at a time.
+    """
 
     def __init__(self, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> IsolatedDecoder:
+    def __enter__(self) -> SubprocessDecoder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._stop_child()
 
-    def decode(self, data: bytes, *, rules: DecodeRules, input_resolutions: Sequence[InputResolution]) -> DecodedImage:
-        """Raises DecodeError, also with `crashed` when the child died and `timeout` when its time was up.
+    def decode(
+        self, data: bytes, *, rules: DecodeRules, resolutions: Sequence[InputResolution] = ()
+    ) -> DecodedImage | Failure:
+        """Decode in the child; see `decoder.decode`.
 
-        A child that cannot even start is no fault of the image: RunFailed.
+        Further failures: `crashed` if the child died, `timeout` if it took longer than `timeout_s`. Raises RunFailed
+        if the child cannot start, because no image is the reason for that.
         """
-        child = self._running()
+        child = self._running_child()
         try:
-            _send(child.stdin, (data, rules, list(input_resolutions)))
-            answer = _receive(child.stdout)
+            _send(child.stdin, (data, rules, list(resolutions)))
+            return cast(DecodedImage | Failure, _receive(child.stdout))
         except (OSError, EOFError):
-            self._end()
-            if child.returncode == -signal.SIGALRM:
-                raise DecodeError(f"decoding took more than {self._timeout_s:g} s", code=Code.TIMEOUT) from None
-            raise DecodeError(f"the decoder died of it (exit status {child.returncode})", code=Code.CRASHED) from None
-        if isinstance(answer, DecodeError):
-            raise answer
-        return cast(DecodedImage, answer)
+            self._stop_child()
+        if child.returncode == -signal.SIGALRM:
+            return decode_failure(Code.TIMEOUT, f"decoding took more than {self._timeout_s:g} s")
+        return decode_failure(Code.CRASHED, f"the decoder process died (exit status {child.returncode})")
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
-            self._end()
-            self._child = self._start()
+            self._stop_child()
+            self._child = self._start_child()
         return self._child
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # It must find what we found: a Ray worker has a path of its own, and `-m` alone would put the folder we
-        # happen to stand in before everything else.
+    def _start_child(self) -> subprocess.Popen[bytes]:
+        # The child must import what the parent imports. A Ray worker has its own sys.path, hence PYTHONPATH; `-m` alone
+        # would put the working directory before everything else, hence -P.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-P", "-m", "batchtag.decoding.subprocess_decoder", str(self._timeout_s)]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert child.stdout is not None
         if child.stdout.read(1) != _READY:
             self._child = child
-            self._end()
+            self._stop_child()
             raise RunFailed(
-                f"the child process that decodes images apart does not start (exit status {child.returncode}); "
-                f"try it: {' '.join(command)}"
+                f"the child process that decodes single images does not start (exit status {child.returncode}); "
+                f"run it yourself to see why: {' '.join(command)}"
             )
         return child
 
-    def _end(self) -> None:
-        """Kill the child, if there is one, and wait for it. One that has died already keeps its own exit status."""
+    def _stop_child(self) -> None:
+        """Kill the child, if there is one, and wait for it. A child that has already died keeps its exit status."""
         if self._child is None:
             return
         child, self._child = self._child, None
@@ -88,7 +94,7 @@ class IsolatedDecoder:
                 if pipe is not None:
                     pipe.close()
             except OSError:
-                pass  # what was still buffered for a dead child
+                pass  # closing flushes the buffer, and a dead child reads nothing
         child.kill()
         child.wait()
 
@@ -103,36 +109,38 @@ def _send(pipe: IO[bytes] | None, message: Any) -> None:
 
 def _receive(pipe: IO[bytes] | None) -> Any:
     assert pipe is not None
-    return pickle.loads(_exactly(pipe, _LENGTH.unpack(_exactly(pipe, _LENGTH.size))[0]))
+    return pickle.loads(_read_exactly(pipe, _LENGTH.unpack(_read_exactly(pipe, _LENGTH.size))[0]))
 
 
-def _exactly(pipe: IO[bytes], size: int) -> bytes:
+def _read_exactly(pipe: IO[bytes], size: int) -> bytes:
     data = pipe.read(size)
     if len(data) != size:
         raise EOFError
     return data
 
 
+# The rest runs in the child.
+
+
 def _serve(requests: IO[bytes], answers: IO[bytes], *, timeout_s: float) -> None:
-    """Answer until the parent closes its end, or has died."""
+    """Decode image after image until the parent closes its end of the pipe, or dies."""
     while size := requests.read(_LENGTH.size):
-        payload = _exactly(requests, _LENGTH.unpack(size)[0])
+        payload = _read_exactly(requests, _LENGTH.unpack(size)[0])
+        # The alarm runs from unpacking the request to the last pixel; sending the answer is not the decoder's time.
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        data, rules, input_resolutions = pickle.loads(payload)
-        try:
-            answer: object = decode(data, rules=rules, input_resolutions=input_resolutions)
-        except DecodeError as error:
-            answer = error
+        data, rules, resolutions = pickle.loads(payload)
+        answer = decode(data, rules=rules, resolutions=resolutions)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _send(answers, answer)
 
 
 def _main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    # An unhandled SIGALRM kills the process; the parent may have blocked the signal, and children inherit that.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     with os.fdopen(os.dup(1), "wb") as answers:
-        os.dup2(2, 1)  # what a C library prints must not get between the answers
+        os.dup2(2, 1)  # a C library that prints to stdout must not write between the answers
         answers.write(_READY)
         answers.flush()
         _serve(sys.stdin.buffer, answers, timeout_s=float(sys.argv[1]))

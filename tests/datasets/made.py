@@ -1,4 +1,4 @@
-"""Small labelled data sets for tests, written through a store, so that they may lie anywhere."""
+"""Small labelled data sets for tests, written through a store, so that they can be anywhere."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from batchtag.storage import open_store
 from tests.support.images import jpeg
 
 Thing = tuple[str, float, float, float, float]
-"""Class and sides in pixels."""
+"""An object: its class, then x_min, y_min, x_max, y_max in pixels."""
 
 LENIENT = OnProblem.model_validate(dict.fromkeys(OnProblem.model_fields, "drop"))
-"""Forgives everything."""
+"""Drops everything that is wrong, and fails for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A folder somewhere, and how to get in."""
+    """A folder in any store, and the storage options for it."""
 
     root: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Place:
 
 
 def image(number: int, *, width: int = 64, height: int = 48, **options: Any) -> bytes:
-    """A JPEG whose content no other number has."""
+    """A JPEG of noise, different for each number."""
     rng = np.random.default_rng(number)
     return jpeg(Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)), **options)
 
@@ -63,21 +63,21 @@ def write_images(place: Place, names: Sequence[str]) -> None:
 
 def make_voc(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
     write_images(place, list(things))
-    for name, mine in things.items():
-        place.write(f"xml/{name}.xml", voc_xml(mine, filename=f"{name}.jpg"))
+    for name, objects in things.items():
+        place.write(f"xml/{name}.xml", voc_xml(objects, filename=f"{name}.jpg"))
     return VocData(annotations=f"{place.root}/xml", images=f"{place.root}/images", storage_options=dict(place.options))
 
 
 def make_coco(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
-    """Category ids have gaps, and are not in order."""
+    """Write COCO's JSON. Category ids have gaps and are not in order."""
     write_images(place, list(things))
-    names = sorted({name for mine in things.values() for name, *_ in mine})
+    names = sorted({name for objects in things.values() for name, *_ in objects})
     categories = [{"id": 90 - 7 * number, "name": name} for number, name in enumerate(names)]
-    ids = {one["name"]: one["id"] for one in categories}
+    ids = {category["name"]: category["id"] for category in categories}
     annotations = [
         {"id": 100 * i + j, "image_id": i, "category_id": ids[name], "bbox": [a, b, c - a, d - b], "iscrowd": 0}
-        for i, mine in enumerate(things.values())
-        for j, (name, a, b, c, d) in enumerate(mine)
+        for i, objects in enumerate(things.values())
+        for j, (name, a, b, c, d) in enumerate(objects)
     ]
     images = [
         {"id": number, "file_name": f"{name}.jpg", "width": 64, "height": 48} for number, name in enumerate(things)
@@ -89,11 +89,11 @@ def make_coco(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpe
 
 def make_yolo(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
     write_images(place, list(things))
-    names = sorted({name for mine in things.values() for name, *_ in mine})
-    for name, mine in things.items():
+    names = sorted({name for objects in things.values() for name, *_ in objects})
+    for name, objects in things.items():
         lines = [
             f"{names.index(label)} {(a + c) / 128} {(b + d) / 96} {(c - a) / 64} {(d - b) / 48}"
-            for label, a, b, c, d in mine
+            for label, a, b, c, d in objects
         ]
         if lines:
             place.write(f"labels/{name}.txt", "\n".join(lines) + "\n")
@@ -103,8 +103,8 @@ def make_yolo(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpe
 def make_table(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSpec:
     write_images(place, list(things))
     rows: list[tuple[Any, ...]] = []
-    for name, mine in things.items():
-        rows += [(f"images/{name}.jpg", *thing) for thing in mine] or [(f"images/{name}.jpg", *[None] * 5)]
+    for name, objects in things.items():
+        rows += [(f"images/{name}.jpg", *thing) for thing in objects] or [(f"images/{name}.jpg", *[None] * 5)]
     columns = dict(zip(["uri", "label", "x_min", "y_min", "x_max", "y_max"], zip(*rows, strict=True), strict=True))
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.table({name: list(column) for name, column in columns.items()}), buffer)
@@ -113,7 +113,7 @@ def make_table(place: Place, things: Mapping[str, Sequence[Thing]]) -> DatasetSp
 
 
 def write_classes(folder: Path, counts: Mapping[str, int], *, first: int = 0) -> Path:
-    """A folder of images for each class; all images differ, and begin with number `first`."""
+    """Write one folder of images for each class. All images differ; they are numbered from `first`."""
     number = first
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Annotation files that somebody damaged: told in our words, or read as far as they make sense; never a traceback."""
+"""Damaged annotation files raise only our own errors, or are read as far as they are valid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,21 @@ from batchtag.errors import BatchtagError
 from tests.datasets.made import LENIENT, Place, checked, make_coco, make_table, make_voc, make_yolo
 from tests.datasets.test_contract import THINGS, Make
 
-PIECES = [b"null", b"[]", b"{}", b"-1", b"1e999", b"NaN", b'"', b"<", b"true", b"\xff\xfe", b"\0", b"<object/>", b"\n"]
+INSERTIONS = [
+    b"null",
+    b"[]",
+    b"{}",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b'"',
+    b"<",
+    b"true",
+    b"\xff\xfe",
+    b"\0",
+    b"<object/>",
+    b"\n",
+]
 FILES = [
     (make_coco, "instances.json"),
     (make_voc, "xml/a.xml"),
@@ -22,25 +36,26 @@ FILES = [
 ]
 
 
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    for _ in range(chance.randint(1, 3)):
-        at = chance.randrange(len(data) + 1)
-        match chance.randrange(3):
+def damage(data: bytes, rng: random.Random) -> bytes:
+    """Remove, insert or change bytes, in one to three places."""
+    for _ in range(rng.randint(1, 3)):
+        offset = rng.randrange(len(data) + 1)
+        match rng.randrange(3):
             case 0:
-                data = data[:at] + data[at + chance.randint(1, 30) :]
+                data = data[:offset] + data[offset + rng.randint(1, 30) :]
             case 1:
-                data = data[:at] + chance.choice(PIECES) + data[at:]
+                data = data[:offset] + rng.choice(INSERTIONS) + data[offset:]
             case 2:
-                data = data[:at] + chance.randbytes(1) + data[at + 1 :]
+                data = data[:offset] + rng.randbytes(1) + data[offset + 1 :]
     return data
 
 
 @pytest.mark.parametrize(("make", "name"), FILES)
-def test_a_damaged_file_raises_nothing_but_errors_of_ours(make: Make, name: str, tmp_path: Path) -> None:
+def test_a_damaged_annotation_file_raises_only_our_own_errors(make: Make, name: str, tmp_path: Path) -> None:
     spec = make(Place(root=str(tmp_path)), THINGS)
     path = tmp_path / name
-    whole, chance = path.read_bytes(), random.Random(0)
+    whole, rng = path.read_bytes(), random.Random(0)
     for _ in range(60):
-        path.write_bytes(damaged(whole, chance))
+        path.write_bytes(damage(whole, rng))
         with contextlib.suppress(BatchtagError):
             checked(open_dataset(spec), LENIENT)

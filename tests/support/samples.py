@@ -1,4 +1,4 @@
-"""Records for tests: cards, refs, outcomes, commits, a folder of small real images. What is not said is no matter."""
+"""Records for tests, with defaults for every field that the test does not care about; and a folder of small JPEGs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from batchtag.output.index import freeze_index
 from batchtag.output.layout import Layout
-from batchtag.output.types import Bundle, Commit, part_id
+from batchtag.output.types import Bundle, Commit, CommittedFile, part_id
 from batchtag.storage import Store
 from batchtag.storage.base import ObjectInfo
 from batchtag.types import (
@@ -39,6 +39,7 @@ def info(
     crops_min_score: float = 0.0,
     gflops: float = 0.0,
 ) -> ModelInfo:
+    """The info of a classifier, or of a detector with kind "object"."""
     return ModelInfo(
         name=name,
         kind=kind,
@@ -52,12 +53,12 @@ def info(
 
 
 def classes(*scores: float) -> Prediction:
-    """Label 0 with each score."""
+    """The prediction of a classifier: label 0 with each score."""
     return Prediction(scores=np.array(scores, np.float32), label_ids=np.zeros(len(scores), np.int32))
 
 
 def boxes(*corners: Sequence[float], scores: Sequence[float] = ()) -> Prediction:
-    """Label 1 at each (x_min, y_min, x_max, y_max)."""
+    """The prediction of a detector: label 1 at each (x_min, y_min, x_max, y_max), with a score of 0.9 by default."""
     return Prediction(
         scores=np.array(scores or [0.9] * len(corners), np.float32),
         label_ids=np.ones(len(corners), np.int32),
@@ -66,58 +67,73 @@ def boxes(*corners: Sequence[float], scores: Sequence[float] = ()) -> Prediction
 
 
 def ref(position: int = 0, **facts: Any) -> ImageRef:
+    """The image `s3://b/<position>.jpg`."""
     return ImageRef(**{"position": position, "uri": f"s3://b/{position}.jpg", "etag": "e", "size_bytes": 10, **facts})
 
 
-def tagged(position: int = 0, *findings: ImagePrediction, width: int = 100, height: int = 80) -> ImageResult:
-    outcome = ImageResult.of(ref(position))
-    outcome.content_hash, outcome.format, outcome.orientation = "ab" * 32, "jpeg", 1
-    outcome.width, outcome.height, outcome.findings = width, height, list(findings)
-    return outcome
+def tagged(position: int = 0, *predictions: ImagePrediction, width: int = 100, height: int = 80) -> ImageResult:
+    """The result of an image with these predictions."""
+    return _result(
+        position,
+        content_hash="ab" * 32,
+        format="jpeg",
+        orientation=1,
+        width=width,
+        height=height,
+        predictions=predictions,
+    )
 
 
 def failed(position: int, failure: Failure) -> ImageResult:
-    outcome = ImageResult.of(ref(position))
-    outcome.failure = failure
-    return outcome
+    """The result of an image that was not decoded."""
+    return _result(position, failure=failure)
+
+
+def _result(position: int, **facts: Any) -> ImageResult:
+    image = ref(position)
+    return ImageResult(ref=image, etag=image.etag, size_bytes=image.size_bytes, last_modified=None, **facts)
 
 
 def bundle(first: int = 0, num_images: int = 2) -> Bundle:
+    """A bundle in the first row group of the index."""
     return Bundle(first=first, num_images=num_images, index_part="part-00000.parquet", row_group=0)
 
 
-def commit(first: int = 0, num_images: int = 2, **sums: Any) -> Commit:
-    facts = {"num_tagged": num_images, "num_failed": 0, "num_tags": 0, "tags_sha256": "", "errors_sha256": "", **sums}
-    return Commit(part=part_id(first, num_images), first=first, num_images=num_images, **facts)
+def commit(first: int = 0, num_images: int = 2, **facts: Any) -> Commit:
+    """The commit of a bundle whose images are all tagged, with no tags, unless `facts` has other numbers."""
+    files = {table: CommittedFile(sha256="") for table in ("tags", "errors")}
+    numbers = {"num_tagged": num_images, "num_failed": 0, "num_tags": 0, "files": files, **facts}
+    return Commit(part=part_id(first, num_images), first=first, num_images=num_images, **numbers)
 
 
-def decoded(width: int = 8, height: int = 6, *, shown: tuple[int, int] | None = None) -> DecodedImage:
-    """A black image; `shown` is its own size where it was decoded at a smaller one."""
-    wide, high = shown or (width, height)
+def decoded(width: int = 8, height: int = 6, *, displayed: tuple[int, int] | None = None) -> DecodedImage:
+    """A black image of `width` x `height` pixels; `displayed` is its full size if it was decoded at a scale."""
+    full_width, full_height = displayed or (width, height)
     pixels = np.zeros((height, width, 3), np.uint8)
-    return DecodedImage(pixels=pixels, width=wide, height=high, format="jpeg", orientation=1)
+    return DecodedImage(pixels=pixels, width=full_width, height=full_height, format="jpeg", orientation=1)
 
 
 def image_folder(folder: Path, num_images: int, *, side: int = 32) -> list[ObjectInfo]:
-    """Small JPEGs, each of its own colour, and what a listing says of them."""
+    """Write small JPEGs, each of its own colour, and return them as a listing would."""
     folder.mkdir(parents=True)
-    listed = []
+    infos = []
     for i in range(num_images):
         path = folder / f"{i:04d}.jpg"
         path.write_bytes(jpeg(Image.new("RGB", (side + i % 3, side), (i % 256, 40, 200))))
-        listed.append(listing_of(path))
-    return listed
+        infos.append(listing_of(path))
+    return infos
 
 
 def listing_of(path: Path) -> ObjectInfo:
+    """The file as the store's listing describes it."""
     from batchtag.storage.local import LocalStore
 
     return LocalStore().stat(str(path))
 
 
-def freeze(listed: list[ObjectInfo], *, store: Store, layout: Layout, size: int) -> list[Bundle]:
-    """Commit an index of these images in bundles of that size, and give the bundles."""
+def freeze(listing: list[ObjectInfo], *, store: Store, layout: Layout, size: int) -> list[Bundle]:
+    """Commit an index of these images in bundles of `size`, and return the bundles."""
     index = freeze_index(
-        [listed], store=store, layout=layout, bundle_size=lambda num_images: size, limit=None, listed_at=NOON
+        [listing], store=store, layout=layout, bundle_size=lambda num_images: size, limit=None, listed_at=NOON
     )
     return list(index.bundles())
