@@ -1,8 +1,9 @@
-"""What flows through the line: plain records, each with one meaning, checked at birth.
+"""Records that pass from one package to another: an image before, during and after tagging, and its predictions.
 
-Nothing here imports anything of ours but the errors. Pixels are upright RGB uint8 (H, W, 3). Boxes are (x_min, y_min,
-x_max, y_max) in pixels; a record says of which frame. There is no `None` between stages where an empty value says the
-same: an unknown etag is "", an unknown size is -1.
+Plain data that checks itself when it is made. Pixels are upright RGB uint8 (H, W, 3). Boxes are (x_min, y_min, x_max,
+y_max) in pixels; each record says of which frame. Empty values stand for unknown ones, so that no stage has to handle
+`None`: an unknown etag is "", an unknown size is -1. What belongs to one package alone is defined there
+(`output.types`, `storage.base`, `datasets.base`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchtag.errors import Code
-from batchtag.storage import ObjectInfo
+from batchtag.storage.base import ObjectInfo
 
 
 class Stage(StrEnum):
-    """Where on the line an image failed."""
+    """The stage of the pipeline in which an image failed."""
 
     LIST = "list"
     FETCH = "fetch"
@@ -30,7 +31,7 @@ class Stage(StrEnum):
 
 
 class Status(StrEnum):
-    """What became of one image. Every position of the index has exactly one."""
+    """The outcome of one image. Every position of the index has exactly one."""
 
     TAGGED = "tagged"
     FAILED = "failed"
@@ -39,7 +40,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why an image has no tags. `attempts` counts the tries of the stage that gave up."""
+    """The reason why an image has no tags. `attempts` counts the tries of the stage that failed."""
 
     stage: Stage
     code: Code
@@ -49,17 +50,26 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRef(ObjectInfo):
-    """An image not yet opened: a listed image at its `position` in the frozen index."""
+    """An image that has not been fetched yet.
 
-    position: int
+    `uri` is its identity, exactly as the store has it. `position` is its place in the frozen index; -1 until the index
+    has numbered it. A member of a tar shard has `shard`, the URI to read from, and `offset_bytes`, where its content
+    begins in it. `problem` is not empty when the listing already shows that the object cannot be tagged; it is then
+    "<code>: <message>".
+    """
+
+    shard: str = ""
+    offset_bytes: int = -1
+    problem: str = ""
+    position: int = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedImage:
-    """Upright RGB pixels.
+    """Upright RGB pixels of one image.
 
-    `pixels` is (h, w, 3) uint8, C-contiguous, and may be smaller than the image (decoded at a DCT scale);
-    `width` and `height` are the image's own, as displayed; `orientation` is the EXIF value that was applied, 1 to 8.
+    `pixels` is (H, W, 3) uint8, C-contiguous, and may be smaller than the image (a JPEG decoded at a DCT scale).
+    `width` and `height` are the image's own, as displayed. `orientation` is the EXIF value that was applied, 1 to 8.
     """
 
     pixels: NDArray[np.uint8]
@@ -75,11 +85,11 @@ class DecodedImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputResolution:
-    """How many pixels of an image a model looks at, so that decoding need not give more.
+    """The number of pixels that a model uses, so that the decoder need not deliver more.
 
-    `fit`: scaled so that the shorter side is `shorter_px`, unless the longer would pass `longer_px` (torchvision's
-    detectors). `cover`: scaled so that the shorter side is `shorter_px` (classifiers, before the crop). `stretch`:
-    to `longer_px` wide and `shorter_px` high whatever the shape (SSD). `full`: every pixel (crops).
+    `fit`: the shorter side is scaled to `shorter_px`, unless the longer side would exceed `longer_px` (torchvision's
+    detectors). `cover`: the shorter side is scaled to `shorter_px` (classifiers, before the crop). `stretch`: the image
+    is scaled to `longer_px` wide and `shorter_px` high, whatever its shape (SSD). `full`: every pixel (crops).
     """
 
     mode: Literal["fit", "cover", "stretch", "full"]
@@ -87,7 +97,7 @@ class InputResolution:
     longer_px: int = 0
 
     def scale(self, width: int, height: int) -> float:
-        """The factor by which this model shrinks (below 1) or enlarges an image of that size; `full` gives 1."""
+        """Return the factor by which the model scales an image of `width` x `height` pixels; 1.0 for `full`."""
         shorter, longer = min(width, height), max(width, height)
         match self.mode:
             case "fit":
@@ -102,16 +112,17 @@ class InputResolution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """What the tables and the ledger need to know of a model, without the model.
+    """The facts of a model that the driver and the tables need without loading it.
 
-    `digest` is 12 hex digits over everything that decides its answers; `labels[i]` is the tag of label id i, and ""
-    is a label that never becomes a tag. `gflops` is the work for one image, for choosing bundle sizes; 0 if unknown.
-    `crops_of` is the `name` of the detector whose boxes it looks at, "" for whole images. `thresholds` has the score
-    from which a reader should believe a tag, where an evaluation found one; they decide no row.
+    `kind` is the kind of tag that it gives (`tasks` lists them). `digest` is 12 hex digits over everything that
+    decides its predictions. `labels[i]` is the tag of label id i; "" is a label that never becomes a tag. `gflops` is
+    the work for one image, for choosing bundle sizes; 0 if unknown. `crops_of` is the `name` of the detector whose
+    boxes the model classifies, "" for whole images. `thresholds` has, by tag, the score from which a reader should
+    trust it, where an evaluation found one; thresholds decide no row.
     """
 
     name: str
-    kind: Literal["object", "class"]
+    kind: str
     digest: str
     labels: tuple[str, ...]
     input_resolution: InputResolution
@@ -122,13 +133,13 @@ class ModelInfo:
 
     @property
     def id(self) -> str:
-        """How the tables call it: name@digest."""
+        """The model's name in the tables: name@digest."""
         return f"{self.name}@{self.digest}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What a model says of one array of pixels: N findings, best first.
+    """The N tags that a model gives to one array of pixels, best first.
 
     `scores` (N,) float32 in [0, 1], descending; `label_ids` (N,) int32; `boxes_xyxy` (N, 4) float32 in pixels of the
     array given, inside it, for a detector, and (0, 4) for a classifier.
@@ -148,24 +159,25 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImagePrediction:
-    """One model's prediction for one image, on its way to the tables.
+    """The prediction of one model for one image.
 
-    `scale_xy` turns its boxes into pixels of the displayed image. `parent` is "<model id>#<rank>" of the box whose
-    crop was looked at, "" for the whole image.
+    `scale_xy` converts its boxes into pixels of the displayed image. `parent` is "<model id>#<rank>" of the box whose
+    crop was classified, "" for the whole image.
     """
 
-    info: ModelInfo
+    model_info: ModelInfo
     prediction: Prediction
     scale_xy: tuple[float, float] = (1.0, 1.0)
     parent: str = ""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageResult:
-    """All that is known of one image at the end of the line: one row of `images`, and its tags or its failure.
+    """Everything known of one image after tagging: one row of `images`, and its tags or its failure.
 
-    Filled stage by stage; `failure` is None exactly when the image was tagged. `etag`, `size_bytes` and
-    `last_modified` are of the bytes that were really read, and else as listed.
+    `failure` is None exactly when the image was tagged. `etag`, `size_bytes` and `last_modified` describe the bytes
+    that were read; if none were read, they are as listed. `width`, `height` (as displayed), `format` and `orientation`
+    are empty if the image was not decoded.
     """
 
     ref: ImageRef
@@ -178,13 +190,16 @@ class ImageResult:
     format: str = ""
     orientation: int = 0
     failure: Failure | None = None
-    findings: list[ImagePrediction] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, ref: ImageRef) -> ImageResult:
-        """The outcome of an image about which only the listing is known."""
-        return cls(ref=ref, etag=ref.etag, size_bytes=ref.size_bytes, last_modified=ref.last_modified)
+    predictions: tuple[ImagePrediction, ...] = ()
 
     @property
     def status(self) -> Status:
+        """TAGGED or FAILED."""
         return Status.TAGGED if self.failure is None else Status.FAILED
+
+    @property
+    def num_tags(self) -> int:
+        """Number of rows of `tags`. A failed image has none, also if one of several models predicted something."""
+        if self.failure is not None:
+            return 0
+        return sum(len(one.prediction.scores) for one in self.predictions)

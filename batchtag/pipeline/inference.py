@@ -1,9 +1,9 @@
-"""Every model of the job on the same pixels, and the one broad `except` around one image.
+"""Inference: every model of the job on one batch of loaded images, one result per image.
 
-A batch that fails is halved until it works or is one image; that image is a failure row and its neighbours are tagged.
-The device is held for what a model computes and nothing else: what it found is checked and noted beside the next batch.
-A device that is broken for good (every further call would fail) is no fault of an image: it raises DeviceLost, and
-the worker ends itself so that a fresh process gets the bundle.
+The broad `except` around a single image is here. A batch that fails is halved until it works or holds one image; this
+image becomes a failure and its neighbours are tagged. The device is held only while a model computes; predictions are
+checked while the next batch uses it. A device that is broken for good, so that every further call would fail, is not
+the fault of an image: it raises DeviceLost, and the worker ends itself so that a fresh process gets the bundle.
 """
 
 from __future__ import annotations
@@ -17,137 +17,170 @@ from numpy.typing import NDArray
 from batchtag.errors import Code
 from batchtag.models import Model
 from batchtag.pipeline.loader import LoadedImage
-from batchtag.types import Failure, ImagePrediction, ModelInfo, Prediction, Stage
+from batchtag.types import DecodedImage, Failure, ImagePrediction, ImageResult, ModelInfo, Prediction, Stage
 
 Hold = Callable[[], AbstractContextManager[object]]
-"""What holds the device while a model computes."""
+"""Returns a context that holds the device while a model computes."""
 
 
 class DeviceLost(Exception):
-    """The accelerator answers no more in this process."""
+    """The accelerator can no longer be used in this process."""
 
 
-def look(sights: Sequence[LoadedImage], models: Sequence[tuple[ModelInfo, Model]], *, hold: Hold = nullcontext) -> None:
-    """Add every model's findings, or the failure, to the outcome of each image. Runs in the worker, models in turn.
+def predict_batch(
+    batch: Sequence[LoadedImage], models: Sequence[tuple[ModelInfo, Model]], *, hold: Hold = nullcontext
+) -> list[ImageResult]:
+    """Return one result per image, in order: the predictions of every model, or the failure. Runs in the worker.
 
-    Models of whole images first, then those that look at crops of what the first found. DeviceLost is raised while the
-    device is held, so that nobody else gets it.
+    Models of whole images run first, then those that classify the crops of what the first ones found. DeviceLost is
+    raised while the device is held, so that no other bundle gets it.
     """
-    for info, model in models:
-        if not info.crops_of:
-            _look_at_images(sights, info, model, hold)
-    for info, model in models:
-        if info.crops_of:
-            _look_at_crops(sights, info, model, hold)
-
-
-def _look_at_images(sights: Sequence[LoadedImage], info: ModelInfo, model: Model, hold: Hold) -> None:
-    alive = [sight for sight in sights if sight.outcome.failure is None]
-    results = predict_each(model, [sight.image.pixels for sight in alive], hold=hold)
-    for sight, result in zip(alive, results, strict=True):
-        if isinstance(result, Failure):
-            sight.outcome.failure = result
+    state = _BatchState(batch)
+    for model_info, model in sorted(models, key=lambda pair: bool(pair[0].crops_of)):
+        if model_info.crops_of:
+            _predict_crops(state, model_info, model, hold)
         else:
-            finding = ImagePrediction(info=info, prediction=result, scale_xy=sight.scale_xy)
-            sight.outcome.findings.append(finding)
+            _predict_images(state, model_info, model, hold)
+    return [loaded.to_result(state.predictions[i], failure=state.failures.get(i)) for i, loaded in enumerate(batch)]
 
 
-def _look_at_crops(sights: Sequence[LoadedImage], info: ModelInfo, model: Model, hold: Hold) -> None:
-    owners: list[tuple[LoadedImage, str]] = []
+class _BatchState:
+    """What is known of the images of one batch, by their place in it, while the models run."""
+
+    def __init__(self, batch: Sequence[LoadedImage]) -> None:
+        self.images = {i: loaded.image for i, loaded in enumerate(batch) if isinstance(loaded.image, DecodedImage)}
+        self.predictions: list[list[ImagePrediction]] = [[] for _ in batch]
+        self.failures: dict[int, Failure] = {}
+
+    def remaining(self) -> list[int]:
+        """Return the places of images that are decoded and have not failed in a model."""
+        return [i for i in self.images if i not in self.failures]
+
+
+def _predict_images(state: _BatchState, model_info: ModelInfo, model: Model, hold: Hold) -> None:
+    remaining = state.remaining()
+    results = predict_each(model, [state.images[i].pixels for i in remaining], hold=hold)
+    for i, result in zip(remaining, results, strict=True):
+        if isinstance(result, Failure):
+            state.failures[i] = result
+        else:
+            scale_xy = _scale_xy(state.images[i])
+            state.predictions[i].append(ImagePrediction(model_info=model_info, prediction=result, scale_xy=scale_xy))
+
+
+def _scale_xy(image: DecodedImage) -> tuple[float, float]:
+    """Return the factors from pixels as decoded to pixels as displayed."""
+    height, width = image.pixels.shape[:2]
+    return image.width / width, image.height / height
+
+
+def _predict_crops(state: _BatchState, model_info: ModelInfo, model: Model, hold: Hold) -> None:
+    owners: list[tuple[int, str]] = []
     crops: list[NDArray[np.uint8]] = []
-    for sight in sights:
-        if sight.outcome.failure is None:
-            for parent, crop in _crops(sight, info):
-                owners.append((sight, parent))
-                crops.append(crop)
-    for (sight, parent), result in zip(owners, predict_each(model, crops, hold=hold), strict=True):
+    for i in state.remaining():
+        for parent, crop in _cut_crops(state.images[i].pixels, state.predictions[i], model_info):
+            owners.append((i, parent))
+            crops.append(crop)
+    for (i, parent), result in zip(owners, predict_each(model, crops, hold=hold), strict=True):
         if isinstance(result, Failure):
-            sight.outcome.failure = result
+            state.failures[i] = result
         else:
-            sight.outcome.findings.append(ImagePrediction(info=info, prediction=result, parent=parent))
+            state.predictions[i].append(ImagePrediction(model_info=model_info, prediction=result, parent=parent))
 
 
-def _crops(sight: LoadedImage, info: ModelInfo) -> list[tuple[str, NDArray[np.uint8]]]:
-    """The boxes of the card's detector as ("<model id>#<rank>", pixels): whole pixels around the box, at least one."""
-    found = next(f for f in sight.outcome.findings if f.info.name == info.crops_of and not f.parent)
-    height, width = sight.image.pixels.shape[:2]
+def _cut_crops(
+    pixels: NDArray[np.uint8], predictions: Sequence[ImagePrediction], model_info: ModelInfo
+) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return the boxes of the detector that `model_info` names, as ("<model id>#<rank>", pixels).
+
+    A crop has the whole pixels around its box, at least one.
+    """
+    detected = next(p for p in predictions if p.model_info.name == model_info.crops_of and not p.parent)
+    height, width = pixels.shape[:2]
     crops = []
-    for rank, (box, score) in enumerate(
-        zip(found.prediction.boxes_xyxy, found.prediction.scores, strict=True), start=1
-    ):
-        if score < info.crops_min_score:
-            break  # best first
+    boxes_and_scores = zip(detected.prediction.boxes_xyxy, detected.prediction.scores, strict=True)
+    for rank, (box, score) in enumerate(boxes_and_scores, start=1):
+        if score < model_info.crops_min_score:
+            break  # boxes come best first
         x0, y0 = (max(0, min(int(low), end - 1)) for low, end in zip(box[:2], (width, height), strict=True))
         x1, y1 = max(int(np.ceil(box[2])), x0 + 1), max(int(np.ceil(box[3])), y0 + 1)
-        crops.append((f"{found.info.id}#{rank}", sight.image.pixels[y0:y1, x0:x1]))
+        crops.append((f"{detected.model_info.id}#{rank}", pixels[y0:y1, x0:x1]))
     return crops
 
 
 def predict_each(
     model: Model, images: Sequence[NDArray[np.uint8]], *, hold: Hold = nullcontext
 ) -> list[Prediction | Failure]:
-    """One prediction or failure per image, in order. A failing batch is halved, down to the image that fails."""
+    """Return one prediction or failure per image, in order. A failing batch is halved, down to the image that fails."""
     if not images:
         return []
     with hold():
-        answer = _answer(model, images)
-    if not isinstance(answer, Failure):
-        return _checked(answer, model.info)
+        predictions = _try_predict(model, images)
+    if not isinstance(predictions, Failure):
+        return _check_predictions(predictions, model.info)
     if len(images) == 1:
-        return [answer]
+        return [predictions]
     half = len(images) // 2
     return [*predict_each(model, images[:half], hold=hold), *predict_each(model, images[half:], hold=hold)]
 
 
-def _answer(model: Model, images: Sequence[NDArray[np.uint8]]) -> list[Prediction] | Failure:
-    """Once it has returned, the traceback is gone, which kept a failed batch in the device's memory."""
+def _try_predict(model: Model, images: Sequence[NDArray[np.uint8]]) -> list[Prediction] | Failure:
+    """Return the predictions, or the failure of the whole batch.
+
+    When this function has returned, the traceback of an error is freed; it kept a failed batch in the device's memory.
+    """
     try:
         predictions = model.predict(images)
         if len(predictions) != len(images):
             raise RuntimeError(f"the model gave {len(predictions)} predictions for {len(images)} images")
-    except Exception as error:  # around one image: whatever a model raises for it, its neighbours must not pay
+    except Exception as error:  # around one image: whatever a model raises for it, its neighbours must not fail
         if _is_device_lost(error):
             raise DeviceLost(str(error)) from error
-        return _failure(error)
+        return _failure_of_error(error)
     return predictions
 
 
-def _checked(predictions: Sequence[Prediction], info: ModelInfo) -> list[Prediction | Failure]:
-    """Each, or a failure where the tables cannot hold it: one such image must not cost its part."""
-    if not _what_is_wrong(predictions, info):
+def _check_predictions(predictions: Sequence[Prediction], model_info: ModelInfo) -> list[Prediction | Failure]:
+    """Return each prediction, or a failure where the tables cannot hold it, so that its part can still be written."""
+    if not _find_invalid(predictions, model_info):
         return list(predictions)
-    return [_failure_of(wrong, info) if (wrong := _what_is_wrong([one], info)) else one for one in predictions]
+    checked: list[Prediction | Failure] = []
+    for prediction in predictions:
+        invalid = _find_invalid([prediction], model_info)
+        checked.append(_failure_of_values(invalid, model_info) if invalid else prediction)
+    return checked
 
 
-def _what_is_wrong(predictions: Sequence[Prediction], info: ModelInfo) -> str:
-    """In words, or nothing. All at once, because numpy asks 10 µs a call whatever the length."""
-    scores = np.concatenate([one.scores for one in predictions])
-    label_ids = np.concatenate([one.label_ids for one in predictions])
-    boxes = np.concatenate([one.boxes_xyxy for one in predictions])
+def _find_invalid(predictions: Sequence[Prediction], model_info: ModelInfo) -> str:
+    """Return what is invalid, in words, or "". All arrays at once, because a numpy call takes 10 µs at any length."""
+    scores = np.concatenate([prediction.scores for prediction in predictions])
+    label_ids = np.concatenate([prediction.label_ids for prediction in predictions])
+    boxes = np.concatenate([prediction.boxes_xyxy for prediction in predictions])
     if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
-        return "scores or boxes that are not numbers"
+        return "scores or boxes that are not finite numbers"
     if len(scores) and (scores.min() < 0 or scores.max() > 1):
-        return f"scores from {scores.min():g} to {scores.max():g}, expected 0 to 1,"
-    if len(scores) and (label_ids.min() < 0 or label_ids.max() >= len(info.labels)):
-        return f"a label id of {label_ids.max()} or {label_ids.min()}, which is none of its {len(info.labels)} labels,"
+        return f"scores from {scores.min():g} to {scores.max():g}; they must lie between 0 and 1"
+    if len(scores) and (label_ids.min() < 0 or label_ids.max() >= len(model_info.labels)):
+        return f"label ids from {label_ids.min()} to {label_ids.max()}; it has {len(model_info.labels)} labels"
     return ""
 
 
-def _failure_of(wrong: str, info: ModelInfo) -> Failure:
-    return Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message=f"{info.name} gave {wrong} for this image")
+def _failure_of_values(invalid: str, model_info: ModelInfo) -> Failure:
+    message = f"{model_info.name} gave this image {invalid}"
+    return Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message=message)
 
 
-def _failure(error: Exception) -> Failure:
+def _failure_of_error(error: Exception) -> Failure:
     code = Code.OUT_OF_MEMORY if _is_out_of_memory(error) else Code.MODEL_ERROR
     return Failure(stage=Stage.PREDICT, code=code, message=f"{type(error).__name__}: {error}"[:1000])
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error)
-    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(word in text for word in words)
+    phrases = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in phrases)
 
 
 def _is_device_lost(error: Exception) -> bool:
-    """A CUDA error other than out-of-memory leaves the process's context unusable (CUDA's own "sticky" errors)."""
+    """Return whether the process's context is unusable: a CUDA error other than out-of-memory is "sticky"."""
     return "CUDA error" in str(error) and not _is_out_of_memory(error)

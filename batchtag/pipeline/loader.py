@@ -1,10 +1,10 @@
-"""Image refs in, batches of decoded images out: fetch and decode, many at a time, a bounded window ahead of the models.
+"""The loader: image refs in, batches of decoded images out, with a bounded number of images ahead of the models.
 
-A thread takes one image through both steps: it waits for the network as one of `fetches` threads, then for one of the
-`decode_threads` permits, so whichever is scarce holds the other back and nothing queues up between them. Batches come in
-the order of the index, not of arrival: the same bundle gives the same batches, and so the same bits, on every try. The
-price is waiting for a slow GET with a window of others in hand. What is ahead is bounded in bytes where it becomes
-large, at the decoder: only there is it known, and 64 submitted photographs of 48 megapixels would be 9 GB.
+A thread takes one image through fetch and decode: it waits for the network as one of `fetches` threads, then for one
+of `decode_threads` permits. Whichever is scarce limits the other, and nothing queues up between them. Batches come
+in the order of the index and not of arrival, so that a bundle gives the same batches, and therefore the same bits, on
+every attempt; the price is that one slow GET delays the images behind it. The images ahead are bounded in bytes at the
+decoder, the only place where their size is known: 64 photographs of 48 megapixels would take 9 GB.
 """
 
 from __future__ import annotations
@@ -13,226 +13,259 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import TimeoutError as NotDone
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from batchtag.decoding.decoder import DecodeRules, decode
-from batchtag.decoding.subprocess_decoder import IsolatedDecoder
-from batchtag.errors import Code, DecodeError, StorageError
+from batchtag.decoding.subprocess_decoder import SubprocessDecoder
+from batchtag.errors import Code, StorageError
 from batchtag.pipeline.fetch import fetch
+from batchtag.pipeline.stats import RunStats
 from batchtag.storage import Store
-from batchtag.types import DecodedImage, Failure, ImageResult, InputResolution, Stage
+from batchtag.types import DecodedImage, Failure, ImagePrediction, ImageRef, ImageResult, InputResolution, Stage
 
 BATCH_BYTES = 256 * 2**20
-"""Pixels handed to the models at once, at most, but for one image; what is ahead of them holds as much again."""
+"""Maximum bytes of pixels in a batch, unless one image alone has more. Twice as much may be decoded ahead."""
 
-Decoder = Callable[[bytes], DecodedImage]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedImage:
-    """An image with its pixels, between decoding and its tags."""
-
-    outcome: ImageResult
-    image: DecodedImage
-
-    @property
-    def scale_xy(self) -> tuple[float, float]:
-        """From pixels as decoded to pixels as displayed."""
-        height, width = self.image.pixels.shape[:2]
-        return self.image.width / width, self.image.height / height
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadPlan:
-    """How to open images: the rules, what the models need, and how much at a time."""
-
-    rules: DecodeRules
-    input_resolutions: tuple[InputResolution, ...]
-    decode_timeout_s: float
-    fetches: int
-    decode_threads: int
-    batch_images: int
-
-    @property
-    def window(self) -> int:
-        """Images between listing and models: two batches, and enough to keep every fetch busy."""
-        return max(2 * self.batch_images, 2 * self.fetches)
-
-
-@dataclass(slots=True)
-class Times:
-    """What opening cost so far, in thread-seconds and bytes."""
-
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-    fetched_bytes: int = 0
-
-    def plus(self, other: Times, *, sign: int = 1) -> Times:
-        """The sum of both, or with -1 what came since the other was taken."""
-        return Times(
-            self.fetch_s + sign * other.fetch_s,
-            self.decode_s + sign * other.decode_s,
-            self.fetched_bytes + sign * other.fetched_bytes,
-        )
-
-
-def in_batches(sights: Iterable[LoadedImage], *, most: int) -> Iterator[list[LoadedImage]]:
-    """Images in order, in lists of `most`, or fewer where they are large; whoever opened them, the same lists."""
-    batch: list[LoadedImage] = []
-    batch_bytes = 0
-    for sight in sights:
-        batch.append(sight)
-        batch_bytes += sight.image.pixels.nbytes
-        del sight
-        if len(batch) >= most or batch_bytes >= BATCH_BYTES:
-            yield batch
-            batch, batch_bytes = [], 0
-    if batch:
-        yield batch
+DecodeBytes = Callable[[bytes], DecodedImage | Failure]
 
 
 class DecoderHung(Exception):
     """Decoding one image takes longer than the job allows, and a thread cannot be stopped."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """How a worker loads images: the rules, the resolutions that its models use, and how much at a time."""
+
+    rules: DecodeRules
+    resolutions: tuple[InputResolution, ...]
+    decode_timeout_s: float
+    fetches: int
+    decode_threads: int
+    batch_size: int
+
+    @property
+    def window(self) -> int:
+        """Maximum number of images between listing and models: two batches, and enough to keep every fetch busy."""
+        return max(2 * self.batch_size, 2 * self.fetches)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedImage:
+    """An image between decoding and prediction: its pixels, or the failure that happened on the way.
+
+    `etag`, `size_bytes`, `last_modified` and `content_hash` describe the bytes that were read, also if they could not
+    be decoded; if nothing was read, they are as listed. (A plain `(ref, image or failure)` would lose them.)
+    """
+
+    ref: ImageRef
+    etag: str
+    size_bytes: int
+    last_modified: datetime | None
+    content_hash: str = ""
+    image: DecodedImage | Failure
+
+    @classmethod
+    def failed(cls, ref: ImageRef, failure: Failure) -> LoadedImage:
+        """Return the record of an image of which nothing was read."""
+        return cls(ref=ref, etag=ref.etag, size_bytes=ref.size_bytes, last_modified=ref.last_modified, image=failure)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether it has pixels."""
+        return isinstance(self.image, DecodedImage)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pixels; 0 for a failure."""
+        return self.image.pixels.nbytes if isinstance(self.image, DecodedImage) else 0
+
+    def to_result(self, predictions: Sequence[ImagePrediction] = (), *, failure: Failure | None = None) -> ImageResult:
+        """Return the result of this image. `failure` is what happened after decoding; an earlier failure counts."""
+        facts = ImageResult(
+            ref=self.ref,
+            etag=self.etag,
+            size_bytes=self.size_bytes,
+            last_modified=self.last_modified,
+            content_hash=self.content_hash,
+        )
+        if isinstance(self.image, Failure):
+            return replace(facts, failure=self.image)
+        return replace(
+            facts,
+            width=self.image.width,
+            height=self.image.height,
+            format=self.image.format,
+            orientation=self.image.orientation,
+            failure=failure,
+            predictions=tuple(predictions),
+        )
+
+
+def make_batches(loaded_images: Iterable[LoadedImage], *, batch_size: int) -> Iterator[list[LoadedImage]]:
+    """Yield all images in order, in batches of `batch_size` decoded ones, or fewer where they are large.
+
+    A failure stays in the batch of its neighbours and does not count, so that models still get full batches. The last
+    batch may hold failures alone.
+    """
+    batch: list[LoadedImage] = []
+    num_decoded = num_bytes = 0
+    for loaded in loaded_images:
+        batch.append(loaded)
+        num_decoded += loaded.is_decoded
+        num_bytes += loaded.nbytes
+        del loaded  # its pixels must not live longer than the batch
+        if num_decoded >= batch_size or num_bytes >= BATCH_BYTES:
+            yield batch
+            batch, num_decoded, num_bytes = [], 0, 0
+    if batch:
+        yield batch
+
+
 class ImageLoader:
-    """Opens images for one worker. Threads and permits are shared by the bundles that run in it at once."""
+    """Loads images for one worker. The bundles that the worker has in progress share its threads and permits."""
 
     def __init__(self, plan: LoadPlan, *, store_for: Callable[[str], Store]) -> None:
-        """`store_for` gives the store to read a URI from."""
+        """`store_for` returns the store that holds a URI."""
         self._plan = plan
         self._store_for = store_for
-        self._pool = ThreadPoolExecutor(plan.fetches, thread_name_prefix="open")
-        self._may_decode = threading.Semaphore(plan.decode_threads)
+        self._pool = ThreadPoolExecutor(plan.fetches, thread_name_prefix="load")
+        self._decode_permits = threading.Semaphore(plan.decode_threads)
         self._lock = threading.Lock()
-        self._times = Times()
+        self._stats = RunStats()
+        self._budgets: set[_DecodeBudget] = set()
 
-    def times(self) -> Times:
-        """The sums so far."""
+    def stats(self) -> RunStats:
+        """Return bytes fetched and seconds of fetching and decoding so far."""
         with self._lock:
-            return Times(self._times.fetch_s, self._times.decode_s, self._times.fetched_bytes)
+            return self._stats.copy()
 
-    def batches(self, outcomes: Sequence[ImageResult]) -> Iterator[list[LoadedImage]]:
-        """The images that could be opened, in order, in batches; the others' outcomes have their failure.
+    @property
+    def num_waiting(self) -> int:
+        """Images that are decoded and not yet handed out in a batch."""
+        return sum(budget.num_waiting for budget in list(self._budgets))
 
-        Raises DecoderHung when an image keeps the decoder longer than allowed.
+    def load(self, refs: Sequence[ImageRef]) -> Iterator[list[LoadedImage]]:
+        """Yield all of these images in order, in batches; an image that cannot be loaded comes as a failure.
+
+        Raises DecoderHung when an image keeps the decoder longer than the job allows.
         """
-        ahead = _Ahead(limit_bytes=2 * BATCH_BYTES, permits=self._may_decode)
-        for batch in in_batches(self._sights(outcomes, ahead), most=self._plan.batch_images):
-            batch_bytes = sum(sight.image.pixels.nbytes for sight in batch)
-            yield batch
-            del batch  # or its pixels would stay while the next ones gather
-            ahead.gone(batch_bytes)
+        budget = _DecodeBudget(limit_bytes=2 * BATCH_BYTES, permits=self._decode_permits)
+        self._budgets.add(budget)
+        try:
+            for batch in make_batches(self._load_in_order(refs, budget), batch_size=self._plan.batch_size):
+                num_bytes = sum(loaded.nbytes for loaded in batch)
+                budget.hand_out(sum(loaded.is_decoded for loaded in batch))
+                yield batch
+                del batch  # its pixels must not live while the next batch is filled
+                budget.release_bytes(num_bytes)
+        finally:
+            self._budgets.discard(budget)
 
-    def _sights(self, outcomes: Sequence[ImageResult], ahead: _Ahead) -> Iterator[LoadedImage]:
-        waiting: deque[Future[LoadedImage | None]] = deque()
-        rest = enumerate(outcomes)
+    def load_isolated(
+        self, refs: Sequence[ImageRef], *, announce: Callable[[int], None]
+    ) -> Generator[list[LoadedImage], None, None]:
+        """Yield batches of one image for a bundle that killed a worker, decoded in a child process.
+
+        `announce` is called with the position of each image before it is fetched, so that a death names an image. A
+        caller that stops early closes the generator, which ends the child.
+        """
+
+        def decode_in_child(data: bytes) -> DecodedImage | Failure:
+            return child.decode(data, rules=self._plan.rules, resolutions=self._plan.resolutions)
+
+        with SubprocessDecoder(timeout_s=self._plan.decode_timeout_s) as child:
+            for ref in refs:
+                announce(ref.position)
+                yield [self._load_one(ref, decode_in_child, permit=self._decode_permits)]
+
+    def _load_in_order(self, refs: Sequence[ImageRef], budget: _DecodeBudget) -> Iterator[LoadedImage]:
+        in_flight: deque[Future[LoadedImage]] = deque()
+        remaining = enumerate(refs)
         try:
             while True:
-                while len(waiting) < self._plan.window and (found := next(rest, None)):
-                    waiting.append(self._pool.submit(self._open_ahead, *found, ahead))
-                if not waiting:
+                while len(in_flight) < self._plan.window and (following := next(remaining, None)):
+                    in_flight.append(self._pool.submit(self._load_within_budget, *following, budget))
+                if not in_flight:
                     break
-                sight = self._result(waiting.popleft(), ahead)
-                if sight is not None:
-                    yield sight
-                    sight = None
+                loaded = self._wait_for(in_flight.popleft(), budget)
+                yield loaded
+                del loaded
         finally:
-            ahead.close()
-            for future in waiting:
+            # 1. Threads that wait for the budget must end before their futures are cancelled.
+            budget.close()
+            # 2. Loads that have not begun are cancelled.
+            for future in in_flight:
                 future.cancel()
 
-    def one_by_one(
-        self, outcomes: Sequence[ImageResult], *, announce: Callable[[int], None]
-    ) -> Iterator[list[LoadedImage]]:
-        """The same for a bundle that kills: batches of one, each announced by its position first, decoded in a child."""
-
-        def decode_in_child(data: bytes) -> DecodedImage:
-            return child.decode(data, rules=self._plan.rules, input_resolutions=self._plan.input_resolutions)
-
-        with IsolatedDecoder(timeout_s=self._plan.decode_timeout_s) as child:
-            for outcome in outcomes:
-                announce(outcome.ref.position)
-                sight = self._open(outcome, decode_in_child, turn=self._may_decode)
-                if sight is not None:
-                    yield [sight]
-
-    def _result(self, future: Future[LoadedImage | None], ahead: _Ahead) -> LoadedImage | None:
-        """The next image of the line. A decoder that another bundle keeps busy is that bundle's to notice."""
+    def _wait_for(self, future: Future[LoadedImage], budget: _DecodeBudget) -> LoadedImage:
+        """Return the next image in order. A decoder that another bundle keeps busy is noticed by that bundle."""
         try:
             while True:
                 try:
                     return future.result(timeout=min(1.0, self._plan.decode_timeout_s))
-                except NotYet:
-                    if not future.done() and ahead.longest_s() > self._plan.decode_timeout_s:
+                except NotDone:
+                    if not future.done() and budget.longest_decode_s() > self._plan.decode_timeout_s:
                         raise DecoderHung from None
         finally:
-            ahead.next()
+            budget.advance()
 
-    def _open_ahead(self, number: int, outcome: ImageResult, ahead: _Ahead) -> LoadedImage | None:
-        def decode_here(data: bytes) -> DecodedImage:
-            image = decode(data, rules=self._plan.rules, input_resolutions=self._plan.input_resolutions)
-            ahead.took(image.pixels.nbytes)
+    def _load_within_budget(self, number: int, ref: ImageRef, budget: _DecodeBudget) -> LoadedImage:
+        def decode_here(data: bytes) -> DecodedImage | Failure:
+            image = decode(data, rules=self._plan.rules, resolutions=self._plan.resolutions)
+            if isinstance(image, DecodedImage):
+                budget.add_image(image.pixels.nbytes)
             return image
 
-        return self._open(outcome, decode_here, turn=ahead.turn(number))
+        return self._load_one(ref, decode_here, permit=budget.permit(number))
 
-    def _open(
-        self, outcome: ImageResult, decoder: Decoder, *, turn: AbstractContextManager[object]
-    ) -> LoadedImage | None:
-        """One image through fetch and decode; None, and the failure in its outcome, if it cannot be opened."""
-        ref = outcome.ref
+    def _load_one(
+        self, ref: ImageRef, decode_bytes: DecodeBytes, *, permit: AbstractContextManager[object]
+    ) -> LoadedImage:
+        """Fetch and decode one image."""
         if ref.problem:
             code, _, message = ref.problem.partition(": ")
-            outcome.failure = Failure(stage=Stage.LIST, code=Code(code), message=message)
-            return None
+            return LoadedImage.failed(ref, Failure(stage=Stage.LIST, code=Code(code), message=message))
         started = time.monotonic()
         try:
             store = self._store_for(ref.shard or ref.uri)
             blob = fetch(ref, store=store, max_bytes=self._plan.rules.max_bytes)
         except StorageError as error:
-            attempts = getattr(error, "attempts", 1)
-            outcome.failure = Failure(stage=Stage.FETCH, code=error.code, message=error.message, attempts=attempts)
-            return None
+            failure = Failure(stage=Stage.FETCH, code=error.code, message=error.message, attempts=error.attempts)
+            return LoadedImage.failed(ref, failure)
         finally:
             self._add(fetch_s=time.monotonic() - started)
         self._add(fetched_bytes=len(blob.data))
-        outcome.etag, outcome.size_bytes = blob.etag, len(blob.data)
-        outcome.last_modified = blob.last_modified or ref.last_modified
-        return self._decoded(outcome, blob.data, decoder, turn)
-
-    def _decoded(
-        self, outcome: ImageResult, data: bytes, decoder: Decoder, turn: AbstractContextManager[object]
-    ) -> LoadedImage | None:
-        with turn:
+        with permit:
             started = time.monotonic()
-            outcome.content_hash = hashlib.sha256(data).hexdigest()
-            try:
-                image = decoder(data)
-            except DecodeError as error:
-                outcome.failure = Failure(stage=Stage.DECODE, code=error.code, message=error.message)
-                return None
-            finally:
-                self._add(decode_s=time.monotonic() - started)
-        outcome.width, outcome.height = image.width, image.height
-        outcome.format, outcome.orientation = image.format, image.orientation
-        return LoadedImage(outcome, image)
+            content_hash = hashlib.sha256(blob.data).hexdigest()
+            image = decode_bytes(blob.data)
+            self._add(decode_s=time.monotonic() - started)
+        return LoadedImage(
+            ref=ref,
+            etag=blob.etag,
+            size_bytes=len(blob.data),
+            last_modified=blob.last_modified or ref.last_modified,
+            content_hash=content_hash,
+            image=image,
+        )
 
     def _add(self, *, fetch_s: float = 0.0, decode_s: float = 0.0, fetched_bytes: int = 0) -> None:
         with self._lock:
-            self._times.fetch_s += fetch_s
-            self._times.decode_s += decode_s
-            self._times.fetched_bytes += fetched_bytes
+            self._stats.fetch_s += fetch_s
+            self._stats.decode_s += decode_s
+            self._stats.fetched_bytes += fetched_bytes
 
 
-class _Ahead:
-    """What one bundle has decoded and the models have not taken yet; an image waits here while that is too much.
+class _DecodeBudget:
+    """The bytes that one bundle may decode ahead of the models. A thread waits here while they are used up.
 
-    The image that comes next in the line never waits, so the line always moves. Nobody holds a permit while waiting.
+    The image that is next in order never waits, so the bundle always advances. No thread holds a permit while it waits.
     """
 
     def __init__(self, *, limit_bytes: int, permits: threading.Semaphore) -> None:
@@ -240,16 +273,18 @@ class _Ahead:
         self._permits = permits
         self._changed = threading.Condition()
         self._bytes = 0
+        self.num_waiting = 0
+        """Images that are decoded and not yet handed out."""
         self._next = 0
         self._closed = False
         self._decoding_since: dict[int, float] = {}
 
     @contextmanager
-    def turn(self, number: int) -> Iterator[None]:
-        """The right to decode the image with that number in the line."""
-        while not self._admitted(number):
+    def permit(self, number: int) -> Iterator[None]:
+        """Hold a decode permit for the image with this number in the bundle. Raises CancelledError after `close`."""
+        while not self._acquire(number):
             with self._changed:
-                self._changed.wait_for(lambda: self._may_go(number))
+                self._changed.wait_for(lambda: self._may_decode(number))
         self._decoding_since[number] = time.monotonic()
         try:
             yield
@@ -257,44 +292,50 @@ class _Ahead:
             del self._decoding_since[number]
             self._permits.release()
 
-    def _admitted(self, number: int) -> bool:
-        """Whether the image got a permit. While it waited for one, others may have filled the room ahead."""
+    def _acquire(self, number: int) -> bool:
+        """Return whether the image got a permit. While it waited for one, others may have used up the budget."""
         self._permits.acquire()
         with self._changed:
-            if self._may_go(number) and not self._closed:
+            if self._may_decode(number) and not self._closed:
                 return True
         self._permits.release()
         if self._closed:
             raise CancelledError
         return False
 
-    def _may_go(self, number: int) -> bool:
+    def _may_decode(self, number: int) -> bool:
         return self._closed or number <= self._next or self._bytes < self._limit_bytes
 
-    def took(self, num_bytes: int) -> None:
-        """An image was decoded."""
+    def add_image(self, num_bytes: int) -> None:
+        """Count a decoded image and the bytes of its pixels."""
         with self._changed:
             self._bytes += num_bytes
+            self.num_waiting += 1
 
-    def gone(self, num_bytes: int) -> None:
-        """The models are done with so many bytes."""
+    def hand_out(self, num_images: int) -> None:
+        """Count decoded images that leave in a batch. Their bytes count until `release_bytes`."""
+        with self._changed:
+            self.num_waiting -= num_images
+
+    def release_bytes(self, num_bytes: int) -> None:
+        """Give back the pixels of a batch that the models have finished."""
         with self._changed:
             self._bytes -= num_bytes
             self._changed.notify_all()
 
-    def next(self) -> None:
-        """The line has moved by one image."""
+    def advance(self) -> None:
+        """Let the following image be the next in order."""
         with self._changed:
             self._next += 1
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody wants the rest."""
+        """End every wait; the remaining images are not wanted."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def longest_s(self) -> float:
-        """For how long the slowest image has been in the decoder."""
+    def longest_decode_s(self) -> float:
+        """Return the seconds for which the slowest image has been in the decoder."""
         now = time.monotonic()
         return max((now - since for since in list(self._decoding_since.values())), default=0.0)

@@ -1,11 +1,14 @@
-"""Images opened by other processes: the second shape of the line, for models that outrun the cores beside them.
+"""The remote loader: images decoded by other processes, for models that are faster than the cores beside them.
 
-A bundle goes out in chunks, to whatever has a CPU left (`openactors`: Ray actors, on nodes without a GPU too), and
-comes back as decoded images in the order of the index, so that batches, parts and rows are those of the first shape. The
-worker depends on nobody: the first images are opened here, a window at a time, while openers start; so is a chunk that
-nobody can take or that is not there when it is wanted; and one whose opener is known to have died, perhaps of an image
-in it, is opened here with care, decoding in a child. Knows nothing of Ray, nor of job files, which an opener would
-import for nothing; what `concurrent.futures` has will do.
+`compute.decode: separate`. A bundle is sent out in chunks, to decode workers on whatever CPUs are free
+(`runs.ray_decode_pool`: Ray actors, also on nodes without a GPU), and comes back as decoded images in the order of the
+index. Batches, parts and rows are therefore the same as when the worker decodes by itself. The worker depends on no
+decode worker: it loads the first images itself while decode workers start, and so it does with a chunk that none can
+take or that is late. A chunk whose decode worker died, perhaps because of an image in it, is decoded in a child
+process here.
+
+This module knows neither Ray nor job files, which a decode worker would import for nothing (0.3 s of a core each); a
+`concurrent.futures.Future` is a valid DecodeTask.
 """
 
 from __future__ import annotations
@@ -15,259 +18,234 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from batchtag.pipeline.loader import DecoderHung, ImageLoader, LoadedImage, LoadPlan, Times, in_batches
+from batchtag.pipeline.loader import DecoderHung, ImageLoader, LoadedImage, LoadPlan, make_batches
+from batchtag.pipeline.stats import RunStats
 from batchtag.storage import open_store
-from batchtag.types import DecodedImage, ImageResult
+from batchtag.types import ImageRef
 
 log = logging.getLogger(__name__)
 CHUNK_IMAGES = 32
-"""Sending one off and taking it back costs the worker 2 ms."""
+"""Images in a chunk. Sending one and receiving it costs the worker 2 ms."""
 CHUNK_BYTES = 64 * 2**20
-"""Pixels in a chunk, as the images before it tell; none goes out before one was seen."""
+"""Maximum bytes of pixels in a chunk, estimated from the images before it; no chunk is sent before one was seen."""
 AHEAD_BYTES = 384 * 2**20
-"""Pixels that wait in the object store for one of a worker's two bundles; what is opened here, `stream` bounds."""
-GIVEN_UP_BELOW, JUDGED_CHUNKS = 0.5, 20
-"""Where a smaller share of the last chunks came than that, openers are no help."""
+"""Maximum bytes of pixels waiting in the object store for each of a worker's two bundles."""
+MIN_ARRIVED_SHARE, JUDGED_CHUNKS = 0.5, 20
+"""If a smaller share of the last JUDGED_CHUNKS chunks arrived in time, remote decoding does not help."""
 PATIENCE_S, IMPATIENCE_S = 5.0, 0.1
-"""So long a worker waits for the chunk that is next: the first if the last one came, the second if it did not."""
-GAIN = 1.15
-"""The other shape must promise so much more: going out costs processes, memory and copies."""
-TRANSPORT = 0.9
-"""Of what the arithmetic promises, what was measured (`python -m benchmarks.shapes`)."""
+"""Seconds to wait for the next chunk: the first if the chunk before it arrived, the second if it did not."""
+MIN_GAIN = 1.15
+"""Factor that remote decoding must promise; it costs processes, memory and copies."""
+TRANSPORT_SHARE = 0.9
+"""Share of the calculated rate that was measured (`python -m benchmarks.shapes`)."""
 JUDGED_AFTER_S = 3.0
+"""Seconds of work before the rates of a worker are trusted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedChunk:
-    """One chunk, opened: outcomes as they are then, the images of those that could be decoded.
+    """One chunk, loaded. `stats` is what the decode worker spent since its last answer, perhaps on other chunks too."""
 
-    `times` is what the opener took since it last told, which may be of other chunks too.
-    """
-
-    outcomes: list[ImageResult]
-    images: list[DecodedImage | None]
-    times: Times
+    images: list[LoadedImage]
+    stats: RunStats
 
 
 class DecodeWorkerDied(Exception):
-    """The process that was opening a chunk is gone, or its decoder hangs."""
+    """The process that was decoding a chunk has ended, or its decoder hangs."""
 
 
 class DecodeTask(Protocol):
-    """A chunk that is out; a `Future[DecodedChunk]` is one."""
+    """A chunk that a decode worker has; a `Future[DecodedChunk]` is one."""
 
     def result(self, timeout: float | None = None) -> DecodedChunk:
-        """Raises TimeoutError when it is not there yet, DecodeWorkerDied when it will not come."""
+        """Return the chunk. Raises TimeoutError if it is not finished yet, DecodeWorkerDied if it never will be."""
         ...
 
-    def cancel(self) -> object: ...
+    def cancel(self) -> object:
+        """Cancel the chunk; its images are not wanted any more."""
+        ...
 
 
 class DecodePool(Protocol):
-    """Processes that open images for a worker."""
+    """The decode workers of one worker. Safe to use from two threads."""
 
     def slots(self) -> int:
-        """How many chunks they can have in hand for this worker as things are now, two each. 0: nobody is there."""
+        """Return how many chunks they can have in progress now, two for each decode worker; 0 if there are none."""
         ...
 
     def start(self) -> None:
-        """Begin to start as many as there is room for. Returns at once."""
+        """Begin to start as many decode workers as fit. Returns at once."""
         ...
 
-    def open(self, outcomes: list[ImageResult]) -> DecodeTask | None:
-        """None: nobody can take it now."""
+    def submit(self, refs: list[ImageRef]) -> DecodeTask | None:
+        """Send a chunk to a decode worker; None if none can take it now."""
         ...
 
     def dismiss(self) -> None:
-        """Let them all go, and their CPUs with them; whoever asks for `slots` again may have new ones."""
+        """End all decode workers and free their CPUs. A later call of `slots` may bring new ones."""
         ...
-
-
-class ChunkOpener:
-    """What an opener does. Safe to use from several threads."""
-
-    def __init__(self, stream: ImageLoader) -> None:
-        self._stream = stream
-        self._told = Times()
-        self._telling = threading.Lock()
-
-    def open(self, outcomes: list[ImageResult]) -> DecodedChunk:
-        """One chunk. Raises DecoderHung."""
-        images = {
-            sight.outcome.ref.position: sight.image for batch in self._stream.batches(outcomes) for sight in batch
-        }
-        with self._telling:
-            now = self._stream.times()
-            since, self._told = now.plus(self._told, sign=-1), now
-        return DecodedChunk(outcomes=outcomes, images=[images.get(o.ref.position) for o in outcomes], times=since)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeWorkerPlan:
-    """What an opener must know. Travels to it by pickle and is stored nowhere."""
+    """What a decode worker must know. Sent to it by pickle and stored nowhere."""
 
-    stream: LoadPlan
+    load: LoadPlan
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class DecodeWorker:
-    """`ChunkOpener` as a process of its own. `open` may be called from two threads at once."""
+    """A process that fetches and decodes chunks. `decode_chunk` may be called from two threads at once."""
 
     def __init__(self, plan: DecodeWorkerPlan) -> None:
-        stream = ImageLoader(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
-        self._opener = ChunkOpener(stream)
-        self._hangs = False
+        self._loader = ImageLoader(plan.load, store_for=lambda uri: open_store(uri, plan.source_options))
+        self._reported = RunStats()
+        self._reporting = threading.Lock()
+        self._is_hung = False
 
     def ready(self) -> None:
-        """Answers when the process is there."""
+        """Answer when the process has started."""
 
-    def open(self, outcomes: list[ImageResult]) -> DecodedChunk | str:
-        """The chunk, opened; or, as text, why it could not be."""
-        if self._hangs:
-            os._exit(1)
+    def decode_chunk(self, refs: list[ImageRef]) -> DecodedChunk | str:
+        """Return the chunk; or, as text, the reason why it could not be loaded."""
+        if self._is_hung:
+            os._exit(1)  # the stuck thread cannot be stopped; the pool starts a new process
         try:
-            return self._opener.open(outcomes)
+            images = [loaded for batch in self._loader.load(refs) for loaded in batch]
         except DecoderHung:
-            self._hangs = True
-            return "an image keeps the decoder"
+            self._is_hung = True
+            return "an image hangs the decoder"
+        with self._reporting:
+            now = self._loader.stats()
+            since, self._reported = now.loading_since(self._reported), now
+        return DecodedChunk(images=images, stats=since)
 
 
 class RemoteLoader:
-    """The images of bundles, as `ImageLoader` gives them. Bundles may share one; each has its own chunks out."""
+    """Loads the images of bundles as `ImageLoader` does, through decode workers. Each bundle has chunks of its own."""
 
-    def __init__(self, plan: LoadPlan, openers: DecodePool, *, here: ImageLoader) -> None:
+    def __init__(self, plan: LoadPlan, pool: DecodePool, *, local: ImageLoader) -> None:
         self._plan = plan
-        self._openers = openers
-        self._here = here
-        self._times = Times()
-        self._telling = threading.Lock()
-        self._comes = False
+        self._pool = pool
+        self._local = local
+        self._stats = RunStats()
+        self._lock = threading.Lock()
+        self._last_arrived = False
         self._image_bytes = 0
-        self._came: deque[bool] = deque(maxlen=JUDGED_CHUNKS)
-        self.num_images = 0
-        """DecodedChunk elsewhere so far."""
+        self._arrivals: deque[bool] = deque(maxlen=JUDGED_CHUNKS)
 
     @property
-    def is_no_help(self) -> bool:
-        """Whether most of the last chunks had to be opened here."""
-        return len(self._came) == JUDGED_CHUNKS and sum(self._came) < GIVEN_UP_BELOW * JUDGED_CHUNKS
+    def is_unhelpful(self) -> bool:
+        """Whether the worker had to load most of the last chunks itself."""
+        return len(self._arrivals) == JUDGED_CHUNKS and sum(self._arrivals) < MIN_ARRIVED_SHARE * JUDGED_CHUNKS
 
-    def times(self) -> Times:
-        """What opening elsewhere cost so far."""
-        return self._times
+    def stats(self) -> RunStats:
+        """Return what remote decoding cost so far, and how many images it loaded."""
+        with self._lock:
+            return self._stats.copy()
 
     def slots(self) -> int:
-        """How many chunks openers can have in hand as things are now."""
-        return self._openers.slots()
+        """Return how many chunks decode workers can have in progress now."""
+        return self._pool.slots()
 
     def dismiss(self) -> None:
-        """Let the openers go."""
-        self._openers.dismiss()
+        """End the decode workers."""
+        self._pool.dismiss()
 
-    def batches(self, outcomes: Sequence[ImageResult]) -> Iterator[list[LoadedImage]]:
-        """The images that could be opened, in order, in batches; else a failure is in the result. Raises DecoderHung."""
-        return in_batches(self._sights(outcomes), most=self._plan.batch_images)
+    def load(self, refs: Sequence[ImageRef]) -> Iterator[list[LoadedImage]]:
+        """Yield all of these images in order, in the batches of `ImageLoader.load`. Raises DecoderHung."""
+        return make_batches(self._load_in_order(refs), batch_size=self._plan.batch_size)
 
-    def _sights(self, outcomes: Sequence[ImageResult]) -> Iterator[LoadedImage]:
-        out: deque[tuple[list[ImageResult], DecodeTask | None]] = deque()
-        most, start = 2 + self._openers.slots(), 0
-        self._openers.start()
+    def _load_in_order(self, refs: Sequence[ImageRef]) -> Iterator[LoadedImage]:
+        in_flight: deque[tuple[list[ImageRef], DecodeTask | None]] = deque()
+        max_chunks, start = 2 + self._pool.slots(), 0
+        self._pool.start()
         try:
             while True:
+                # 1. Send chunks to decode workers while some can take them.
                 image_bytes = self._image_bytes
-                size, allowed = _portions(image_bytes, most)
-                while len(out) < allowed and (chunk := list(outcomes[start : start + size])):
-                    handle = self._openers.open(chunk) if image_bytes else None
-                    if handle is None:
-                        if out:
+                size, allowed = _plan_chunks(image_bytes, max_chunks)
+                while len(in_flight) < allowed and (chunk := list(refs[start : start + size])):
+                    task = self._pool.submit(chunk) if image_bytes else None
+                    if task is None:
+                        if in_flight:
                             break
-                        chunk = list(outcomes[start : start + self._plan.window])
-                    out.append((chunk, handle))
+                        chunk = list(refs[start : start + self._plan.window])  # no decode worker: load a window here
+                    in_flight.append((chunk, task))
                     start += len(chunk)
-                if not out:
+                if not in_flight:
                     return
+                # 2. Hand out the chunk that is next in order, and learn how large images are.
                 num_images = num_bytes = 0
-                for sight in self._opened(*out.popleft()):
-                    num_images, num_bytes = num_images + 1, num_bytes + sight.image.pixels.nbytes
-                    yield sight
-                    del sight
+                for loaded in self._receive(*in_flight.popleft()):
+                    num_images += loaded.is_decoded
+                    num_bytes += loaded.nbytes
+                    yield loaded
+                    del loaded
                 if num_images:
                     self._image_bytes = num_bytes // num_images + 1
         finally:
-            for _, handle in out:
-                if handle is not None:
-                    handle.cancel()
+            for _, task in in_flight:
+                if task is not None:
+                    task.cancel()
 
-    def _opened(self, chunk: list[ImageResult], handle: DecodeTask | None) -> Iterator[LoadedImage]:
-        if handle is None:
-            yield from self._opened_here(chunk)
+    def _receive(self, chunk: list[ImageRef], task: DecodeTask | None) -> Iterator[LoadedImage]:
+        if task is None:
+            yield from self._load_locally(chunk)
             return
         try:
-            found = handle.result(timeout=PATIENCE_S if self._comes else IMPATIENCE_S)
+            decoded = task.result(timeout=PATIENCE_S if self._last_arrived else IMPATIENCE_S)
         except TimeoutError:
-            self._told(came=False)
-            handle.cancel()
-            yield from self._opened_here(chunk)
+            self._record(arrived=False)
+            task.cancel()
+            yield from self._load_locally(chunk)
         except DecodeWorkerDied as error:
-            self._told(came=False)
-            log.warning("positions %d to %d: %s", chunk[0].ref.position, chunk[-1].ref.position, error)
-            for batch in self._here.one_by_one(chunk, announce=lambda position: None):
+            self._record(arrived=False)
+            log.warning("positions %d to %d: %s", chunk[0].position, chunk[-1].position, error)
+            for batch in self._local.load_isolated(chunk, announce=lambda position: None):
                 yield from batch
         else:
-            self._told(came=True, num_images=len(chunk), times=found.times)
-            for outcome, there, image in zip(chunk, found.outcomes, found.images, strict=True):
-                _take(outcome, there)
-                if image is not None:
-                    yield LoadedImage(outcome, image)
+            self._record(arrived=True, num_images=len(chunk), stats=decoded.stats)
+            yield from decoded.images
 
-    def _opened_here(self, chunk: list[ImageResult]) -> Iterator[LoadedImage]:
-        for batch in self._here.batches(chunk):
+    def _load_locally(self, chunk: list[ImageRef]) -> Iterator[LoadedImage]:
+        for batch in self._local.load(chunk):
             yield from batch
-            del batch  # or its pixels would stay while the next ones gather
+            del batch  # its pixels must not live while the next batch is filled
 
-    def _told(self, *, came: bool, num_images: int = 0, times: Times | None = None) -> None:
-        with self._telling:
-            self._comes = came
-            self._came.append(came)
-            self.num_images += num_images
-            self._times = self._times.plus(times or Times())
+    def _record(self, *, arrived: bool, num_images: int = 0, stats: RunStats | None = None) -> None:
+        with self._lock:
+            self._last_arrived = arrived
+            self._arrivals.append(arrived)
+            self._stats.num_decoded_remotely += num_images
+            if stats is not None:
+                self._stats.add(stats)
 
 
-def _portions(image_bytes: int, most: int) -> tuple[int, int]:
-    """How many images a chunk gets, and how many chunks may be out; one at a time while images' size is not known."""
+def _plan_chunks(image_bytes: int, max_chunks: int) -> tuple[int, int]:
+    """Return the images in a chunk and the number of chunks that may be in progress.
+
+    One chunk at a time while the size of images (`image_bytes` of pixels each) is not known.
+    """
     if not image_bytes:
         return CHUNK_IMAGES, 1
     size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // image_bytes))
-    return size, max(2, min(most, AHEAD_BYTES // (size * image_bytes)))
+    return size, max(2, min(max_chunks, AHEAD_BYTES // (size * image_bytes)))
 
 
-def _take(outcome: ImageResult, there: ImageResult) -> None:
-    """Make the worker's own outcome what an opener made of its copy."""
-    for known in fields(ImageResult):
-        setattr(outcome, known.name, getattr(there, known.name))
+def is_remote_faster(stats: RunStats, plan: LoadPlan, *, elapsed_s: float, slots: int) -> bool:
+    """Return whether decoding with `slots` chunks in other processes promises MIN_GAIN.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What one worker did so far in the first shape. `seconds` of time, the others summed over threads."""
-
-    num_images: int
-    seconds: float
-    fetch_s: float
-    decode_s: float
-    predict_s: float
-
-
-def pays(so_far: Measured, plan: LoadPlan, *, slots: int) -> bool:
-    """Whether opening in `slots` processes elsewhere is worth it for a worker that did so much by itself."""
-    if not slots or not so_far.num_images or so_far.seconds < JUDGED_AFTER_S:
+    `stats` and `elapsed_s` are what one worker did by itself so far.
+    """
+    if not slots or not stats.num_images or elapsed_s < JUDGED_AFTER_S:
         return False
-    n = so_far.num_images
-    model = n / max(so_far.predict_s, 1e-9)
-    decode, fetch = n / max(so_far.decode_s, 1e-9), n / max(so_far.fetch_s, 1e-9)
-    here = min(model, decode * plan.decode_threads, fetch * plan.fetches)
-    elsewhere = TRANSPORT * min(model, decode * slots / 2, fetch * plan.fetches * slots / 2)
-    return elsewhere >= GAIN * max(here, n / so_far.seconds)
+    n = stats.num_images
+    model_rate = n / max(stats.predict_s, 1e-9)
+    decode_rate, fetch_rate = n / max(stats.decode_s, 1e-9), n / max(stats.fetch_s, 1e-9)
+    local = min(model_rate, decode_rate * plan.decode_threads, fetch_rate * plan.fetches)
+    remote = TRANSPORT_SHARE * min(model_rate, decode_rate * slots / 2, fetch_rate * plan.fetches * slots / 2)
+    return remote >= MIN_GAIN * max(local, n / elapsed_s)

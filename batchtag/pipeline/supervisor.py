@@ -1,10 +1,11 @@
-"""What a run knows of its workers: the starts of each bundle, the image on the table when one died, and the figures.
+"""The supervisor: what a run remembers of its workers, so that an image that kills them is found.
 
-One object a run, a plain class; `pipeline` makes it a tiny Ray actor on the driver's node. It decides what a worker
-does with a bundle that killed before: twice is bad luck (a spot node, the out-of-memory killer) and the bundle is
-simply done again; from the third start on it is done with care, one image at a time and each announced first, so that
-a death names an image; an image that two deaths name is given up as `crashed`. So nothing loops for ever, and it costs
-a careful bundle about a millisecond an image.
+It counts the starts of each bundle, keeps the image that an isolated worker had announced when it died, and the last
+heartbeat of every worker. One object per run, a plain class; `runs.ray_data` makes it a small Ray actor on the driver's
+node. Two deaths of one bundle are taken for bad luck (a spot node, the out-of-memory killer), and the bundle is simply
+restarted. From the third start on it is isolated: one image at a time, each announced first, so that a death names an
+image. An image that two deaths name is blocklisted and becomes `crashed`. So no bundle is restarted for ever, and an
+isolated bundle costs about a millisecond per image.
 """
 
 from __future__ import annotations
@@ -16,23 +17,25 @@ from dataclasses import dataclass, replace
 
 from batchtag.pipeline.stats import WorkerHeartbeat
 
-CAREFUL_FROM_START = 3
-DEATHS_THAT_NAME = 2
-STARTS_WITHOUT_A_NAME = 20
-"""A bundle begun that often although no image was ever named kills in another way: the run fails and says so."""
-
-
-NOWHERE = -1
-"""Announced when a careful worker has left its last image: what it dies of from then on is no image's fault."""
+ISOLATED_FROM_START = 3
+DEATHS_TO_BLOCKLIST = 2
+MAX_UNEXPLAINED_STARTS = 20
+"""A bundle that started more often although no image was named kills workers in another way; the run fails and says
+so."""
+NO_IMAGE = -1
+"""Announced when an isolated worker has finished its last image: no image is the cause of a later death."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """How a worker is to do a bundle. `give_up` are positions that killed; `hopeless` says why the run must fail."""
+    """How a worker must process a bundle. `blocklisted` are positions of images that killed workers.
 
-    careful: bool
-    give_up: frozenset[int] = frozenset()
-    hopeless: str = ""
+    `fatal` is not empty if the run must fail; it says why.
+    """
+
+    isolated: bool
+    blocklisted: frozenset[int] = frozenset()
+    fatal: str = ""
 
 
 class Supervisor:
@@ -40,53 +43,58 @@ class Supervisor:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._heard_at: dict[str, float] = {}
+        self._heartbeat_at: dict[str, float] = {}
         self._starts: Counter[str] = Counter()
-        self._needs_care: set[str] = set()
-        self._at: dict[str, int] = {}
+        self._isolated: set[str] = set()
+        self._announced: dict[str, int] = {}
         self._deaths: dict[str, Counter[int]] = defaultdict(Counter)
         self._workers: dict[str, WorkerHeartbeat] = {}
 
-    def start(self, bundle: str) -> Attempt:
-        """A worker begins this bundle. The image that was announced and never left is what its last worker died of."""
+    def start_bundle(self, bundle: str) -> Attempt:
+        """Return how to process this bundle. An image that is still announced is what its last worker died of."""
         self._starts[bundle] += 1
-        for figures in self._workers.values():
-            figures.in_flight.pop(bundle, None)  # what a dead worker had done of it is done again
-        died_at = self._at.pop(bundle, None)
+        for heartbeat in self._workers.values():
+            heartbeat.in_flight.pop(bundle, None)  # what a dead worker had counted of it is counted again
+        died_at = self._announced.pop(bundle, None)
         if died_at is not None:
             self._deaths[bundle][died_at] += 1
-        give_up = frozenset(p for p, deaths in self._deaths[bundle].items() if deaths >= DEATHS_THAT_NAME)
-        careful = self._starts[bundle] >= CAREFUL_FROM_START or bundle in self._needs_care
-        unnamed = self._starts[bundle] - sum(self._deaths[bundle].values())
-        hopeless = ""
-        if unnamed > STARTS_WITHOUT_A_NAME:
-            hopeless = f"bundle {bundle} was begun {self._starts[bundle]} times and its worker died each time"
-        return Attempt(careful=careful, give_up=give_up, hopeless=hopeless)
+        deaths = self._deaths[bundle]
+        unexplained = self._starts[bundle] - sum(deaths.values())
+        fatal = ""
+        if unexplained > MAX_UNEXPLAINED_STARTS:
+            fatal = f"bundle {bundle} was started {self._starts[bundle]} times and its worker died each time"
+        return Attempt(
+            isolated=self._starts[bundle] >= ISOLATED_FROM_START or bundle in self._isolated,
+            blocklisted=frozenset(position for position, n in deaths.items() if n >= DEATHS_TO_BLOCKLIST),
+            fatal=fatal,
+        )
 
-    def needs_care(self, bundle: str) -> None:
-        """The next start of this bundle must be careful: an image in it hung."""
-        self._needs_care.add(bundle)
+    def isolate_bundle(self, bundle: str) -> None:
+        """Make the next start of this bundle isolated, because one of its images hung."""
+        self._isolated.add(bundle)
 
-    def at(self, bundle: str, position: int) -> None:
-        """A careful worker is about to look at this image, or at none (NOWHERE)."""
-        if position == NOWHERE:
-            self._at.pop(bundle, None)
+    def announce_image(self, bundle: str, position: int) -> None:
+        """Remember the image that an isolated worker is about to process, or that it processes none (NO_IMAGE)."""
+        if position == NO_IMAGE:
+            self._announced.pop(bundle, None)
         else:
-            self._at[bundle] = position
+            self._announced[bundle] = position
 
-    def done(self, bundle: str) -> None:
-        """The bundle is committed; forget what is known of it."""
+    def finish_bundle(self, bundle: str) -> None:
+        """Forget a bundle that is committed."""
         self._starts.pop(bundle, None)
-        self._needs_care.discard(bundle)
-        self._at.pop(bundle, None)
+        self._isolated.discard(bundle)
+        self._announced.pop(bundle, None)
         self._deaths.pop(bundle, None)
 
-    def beat(self, worker: str, figures: WorkerHeartbeat) -> None:
-        """A worker's figures so far. A restarted worker has a new name: what the dead one did is kept."""
-        self._workers[worker] = figures
-        self._heard_at[worker] = self._clock()
+    def record_heartbeat(self, worker: str, heartbeat: WorkerHeartbeat) -> None:
+        """Keep a worker's heartbeat. A restarted worker has a new name, so what the dead one did is kept."""
+        self._workers[worker] = heartbeat
+        self._heartbeat_at[worker] = self._clock()
 
     def snapshot(self) -> dict[str, WorkerHeartbeat]:
-        """The last figures of every worker, dead ones too, by worker name."""
+        """Return the last heartbeat of every worker, also of dead ones, by worker name."""
         now = self._clock()
-        return {name: replace(one, age_s=now - self._heard_at[name]) for name, one in self._workers.items()}
+        return {
+            name: replace(heartbeat, age_s=now - self._heartbeat_at[name]) for name, heartbeat in self._workers.items()
+        }

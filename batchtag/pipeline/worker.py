@@ -1,8 +1,7 @@
-"""One worker: takes a bundle, streams its images through fetch, decode and every model, and commits its part.
+"""One worker: loads the images of a bundle, runs every model of the job on them, and commits the bundle's part.
 
-Knows nothing of Ray, so the line is tested without it; `pipeline` makes it an actor. Two bundles may run at once in
-one worker, so that one opens images or writes its part while the other computes; the models take one batch at a time, or
-two where images are looked at side by side.
+A worker knows nothing of Ray, so the pipeline is tested without it; `runs.ray_data` makes it an actor. Two bundles may
+run in one worker at once, so that one loads images or writes its part while the other computes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
@@ -26,253 +25,232 @@ from batchtag.models.acceleration.runtime import Runtime
 from batchtag.output.index import read_bundle
 from batchtag.output.layout import Layout
 from batchtag.output.lease import check_lease
-from batchtag.output.schemas import num_tags
 from batchtag.output.types import Bundle, Commit
 from batchtag.output.writer import PartWriter
-from batchtag.pipeline.inference import DeviceLost, look
+from batchtag.pipeline.activity import WorkerActivity
+from batchtag.pipeline.concurrency import BundleGate, DeviceSlots
+from batchtag.pipeline.inference import DeviceLost, predict_batch
 from batchtag.pipeline.loader import DecoderHung, ImageLoader, LoadedImage, LoadPlan
-from batchtag.pipeline.remote_loader import DecodePool, Measured, RemoteLoader, pays
-from batchtag.pipeline.stats import RunStats, WorkerHeartbeat, copy_of
-from batchtag.pipeline.supervisor import NOWHERE, Attempt
+from batchtag.pipeline.remote_loader import DecodePool, RemoteLoader, is_remote_faster
+from batchtag.pipeline.stats import RunStats, WorkerHeartbeat
+from batchtag.pipeline.supervisor import NO_IMAGE, Attempt
 from batchtag.storage import open_store, warm_up
-from batchtag.types import Failure, ImageResult, ModelInfo, Stage
+from batchtag.types import Failure, ImageRef, ImageResult, ModelInfo, Stage
 
 log = logging.getLogger(__name__)
-BEAT_S = 1.0
-KEPT_IN_FLIGHT = 4
-"""Bundles whose figures a worker still tells: the two it has, and two whose commits may not have reached the driver."""
+HEARTBEAT_S = 1.0
+"""Seconds between two heartbeats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkPlan:
-    """All that a worker must know of its run. Travels to the workers by pickle and is stored nowhere."""
+    """Everything that a worker must know of its run. Sent to the workers by pickle and stored nowhere."""
 
     run_id: str
     out: str
     out_options: dict[str, Any] = field(default_factory=dict, repr=False)
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
     models: tuple[ModelSpec, ...]
-    infos: tuple[ModelInfo, ...]
-    stream: LoadPlan
+    model_infos: tuple[ModelInfo, ...]
+    load: LoadPlan
     runtime: Runtime
     decode: Decode = "with_models"
     source: str = ""
-    """One URI of the source, to have its store ready when the models are."""
+    """One URI of the source; its store is opened while the models load."""
 
 
 class SupervisorClient(Protocol):
-    """How a worker talks to the run's monitor; `monitor.Monitor` says what each call means."""
+    """How a worker reaches the run's supervisor; `supervisor.Supervisor` says what each call means."""
 
-    def start(self, bundle: str) -> Attempt: ...
+    def start_bundle(self, bundle: str) -> Attempt: ...
 
-    def needs_care(self, bundle: str) -> None: ...
+    def isolate_bundle(self, bundle: str) -> None: ...
 
-    def at(self, bundle: str, position: int) -> None: ...
+    def announce_image(self, bundle: str, position: int) -> None: ...
 
-    def done(self, bundle: str) -> None: ...
+    def finish_bundle(self, bundle: str) -> None: ...
 
-    def beat(self, worker: str, figures: WorkerHeartbeat) -> None: ...
+    def record_heartbeat(self, worker: str, heartbeat: WorkerHeartbeat) -> None: ...
 
 
 class Worker:
     """Runs in the GPU actor, or in any process. `tag` may be called from two threads at once."""
 
-    def __init__(self, plan: WorkPlan, monitor: SupervisorClient, *, openers: DecodePool | None = None) -> None:
-        """Loads every model; raises ModelError when one cannot be had. Without `openers` it opens all images itself."""
+    def __init__(self, plan: WorkPlan, supervisor: SupervisorClient, *, decode_pool: DecodePool | None = None) -> None:
+        """Load every model. Raises ModelError if one cannot be loaded.
+
+        Without `decode_pool` the worker decodes all images itself.
+        """
         self.name = uuid.uuid4().hex[:12]
         self._plan = plan
-        self._monitor = monitor
+        self._supervisor = supervisor
         self._layout = Layout(plan.out)
-        self._out = open_store(plan.out, plan.out_options)
+        self._store = open_store(plan.out, plan.out_options)
         self._writer = PartWriter(
-            store=self._out,
+            store=self._store,
             layout=self._layout,
             run_id=plan.run_id,
-            may_write=lambda: check_lease(self._layout.lease, store=self._out, run_id=plan.run_id),
+            check_lease=lambda: check_lease(self._layout.lease, store=self._store, run_id=plan.run_id),
         )
-        self._stream = ImageLoader(plan.stream, store_for=lambda uri: open_store(uri, plan.source_options))
-        self._elsewhere = RemoteLoader(plan.stream, openers, here=self._stream) if openers else None
+        self._loader = ImageLoader(plan.load, store_for=lambda uri: open_store(uri, plan.source_options))
+        self._remote = RemoteLoader(plan.load, decode_pool, local=self._loader) if decode_pool else None
         self._slots = 0
         self._warming = threading.Thread(target=_warm_up, args=(plan.source, plan.source_options), daemon=True)
         self._warming.start()
         self._models = _load_models(plan)
-        self._device = _Device(batches=2 if plan.runtime.has_lanes else 1)
-        self._room = _Room()
-        self._counters = RunStats()
-        self._in_flight: dict[str, RunStats] = {}
-        self._doing: dict[str, str] = {}
-        self._ahead: dict[str, list[ImageResult]] = {}
-        """By bundle, what the device has not got yet, opened or not."""
-        self._counting = threading.Lock()
-        self._born = time.monotonic()
+        self._device = DeviceSlots(num_batches=2 if plan.runtime.has_inference_threads else 1)
+        self._gate = BundleGate()
+        self._activity = WorkerActivity()
+        self._started_at = time.monotonic()
         self._first_bundle_at: float | None = None
-        threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
 
     def tag(self, bundle: Bundle) -> Commit:
-        """Commit this bundle, unless it is already. Raises StorageError, LeaseLost or RunFailed: faults of the run."""
-        order = self._monitor.start(bundle.id)
-        if (commit := self._writer.committed(bundle)) is not None:
-            self._monitor.done(bundle.id)
+        """Tag this bundle and return its commit; a bundle that is committed already is not tagged again.
+
+        Raises StorageError, LeaseLost or RunFailed, which are faults of the run and not of an image.
+        """
+        # 1. Count the start, before anything of the bundle can kill this process.
+        attempt = self._supervisor.start_bundle(bundle.id)
+        # 2. A part that exists was written by a worker that died before it could report it.
+        if (commit := self._writer.find_commit(bundle)) is not None:
+            self._supervisor.finish_bundle(bundle.id)
             return commit
-        if order.hopeless:
-            raise RunFailed(f"{order.hopeless}. Tag its images, positions {bundle.id}, apart to find the cause")
+        if attempt.fatal:
+            raise RunFailed(f"{attempt.fatal}. Tag its images, positions {bundle.id}, on their own to find the cause")
+        # 3. Tag and commit.
         try:
-            self._doing[bundle.id] = "waits with"
-            with self._room.entered(alone=order.careful):
-                commit = self._tag(bundle, order)
+            self._activity.set_activity(bundle.id, "waiting with")
+            with self._gate.enter(isolated=attempt.isolated):
+                commit = self._tag(bundle, attempt)
         finally:
-            self._doing.pop(bundle.id, None)
-            self._ahead.pop(bundle.id, None)
-        self._monitor.done(bundle.id)
-        self.beat()
+            self._activity.clear_activity(bundle.id)
+        # 4. Only a committed bundle is forgotten.
+        self._supervisor.finish_bundle(bundle.id)
+        self.send_heartbeat()
         return commit
 
-    def _tag(self, bundle: Bundle, order: Attempt) -> Commit:
-        outcomes = [ImageResult.of(ref) for ref in read_bundle(bundle, store=self._out, layout=self._layout)]
-        done = self._begin_counting(bundle)
-        counted = 0
-        self._ahead[bundle.id] = outcomes
-        self._doing[bundle.id] = "opens images of"
-        self._warming.join()  # a second, which all fetches at once, and openers that start, would make three
-        self._decide_who_opens()
-        for batch in self._batches(bundle, outcomes, order):
-            upto = batch[-1].outcome.ref.position - bundle.first + 1
-            self._look(bundle, batch, ahead=outcomes[upto:])
-            self._count(num_batches=1)
-            self._count_images(outcomes[counted:upto], done)
-            counted = upto
-            self._doing[bundle.id] = "opens images of"
-            del batch  # or its pixels would stay while the next ones gather
-        self._count_images(outcomes[counted:], done)
-        if order.careful:
-            self._monitor.at(bundle.id, NOWHERE)
-        self._doing[bundle.id] = "writes"
+    def _tag(self, bundle: Bundle, attempt: Attempt) -> Commit:
+        refs = read_bundle(bundle, store=self._store, layout=self._layout)
+        self._activity.begin_bundle(bundle.id)
+        # Importing the store's client takes a second here; all fetches and starting decode workers together take three.
+        self._warming.join()
+        self._choose_loader()
+        results: list[ImageResult] = []
+        for batch in self._load(bundle, refs, attempt):
+            tagged = self._predict(bundle, batch)
+            self._activity.count_results(bundle.id, tagged, is_batch=any(loaded.is_decoded for loaded in batch))
+            results += tagged
+            del batch  # its pixels must not live while the next batch is filled
+        if attempt.isolated:
+            self._supervisor.announce_image(bundle.id, NO_IMAGE)
+        self._activity.set_activity(bundle.id, "writing")
         started = time.monotonic()
-        commit = self._writer.write(bundle, outcomes, tagged_at=datetime.now(UTC))
-        self._count(write_s=time.monotonic() - started)
+        commit = self._writer.write(bundle, results, tagged_at=datetime.now(UTC))
+        self._activity.count_write(time.monotonic() - started)
         return commit
 
-    def _batches(self, bundle: Bundle, outcomes: list[ImageResult], order: Attempt) -> Iterator[list[LoadedImage]]:
-        if not order.careful:
-            try:
-                if self._slots and self._elsewhere:
-                    yield from self._elsewhere.batches(outcomes)
-                else:
-                    yield from self._stream.batches(outcomes)
-            except DecoderHung:
-                self._die(bundle, f"an image of bundle {bundle.id} keeps the decoder")
+    def _load(self, bundle: Bundle, refs: list[ImageRef], attempt: Attempt) -> Iterator[list[LoadedImage]]:
+        """Yield every image of the bundle in order, in batches."""
+        if attempt.isolated:
+            yield from self._load_isolated(bundle, refs, attempt)
             return
-        for outcome in outcomes:
-            if outcome.ref.position in order.give_up:
-                message = "the worker died of this image twice; it was decoded in a child, so a model killed it"
-                outcome.failure = Failure(stage=Stage.PREDICT, code=Code.CRASHED, message=message, attempts=2)
-        alive = [outcome for outcome in outcomes if outcome.failure is None]
-        yield from self._stream.one_by_one(alive, announce=lambda position: self._monitor.at(bundle.id, position))
+        try:
+            yield from self._remote.load(refs) if self._remote and self._slots else self._loader.load(refs)
+        except DecoderHung:
+            self._die(bundle, f"an image of bundle {bundle.id} hangs the decoder")
 
-    def _decide_who_opens(self) -> None:
-        """At the beginning of a bundle: openers elsewhere, as many as there are now, or this worker's own threads."""
+    def _load_isolated(self, bundle: Bundle, refs: list[ImageRef], attempt: Attempt) -> Iterator[list[LoadedImage]]:
+        """Yield every image of the bundle in order, one at a time; blocklisted ones as failures, without a read."""
+        allowed = [ref for ref in refs if ref.position not in attempt.blocklisted]
+        message = "the worker died of this image twice; it was decoded in a child process, so a model killed the worker"
+        crashed = Failure(stage=Stage.PREDICT, code=Code.CRASHED, message=message, attempts=2)
+        loading = self._loader.load_isolated(
+            allowed, announce=lambda position: self._supervisor.announce_image(bundle.id, position)
+        )
+        with closing(loading) as batches:
+            for ref in refs:
+                yield [LoadedImage.failed(ref, crashed)] if ref.position in attempt.blocklisted else next(batches)
+
+    def _choose_loader(self) -> None:
+        """Decide, at the beginning of a bundle, whether decode workers load its images or threads of this worker."""
         now = time.monotonic()
         self._first_bundle_at = self._first_bundle_at or now
-        if self._elsewhere is None:
+        if self._remote is None:
             return
-        if self._plan.decode == "auto" and self._elsewhere.is_no_help:
-            self._elsewhere.dismiss()
+        is_auto = self._plan.decode == "auto"
+        if is_auto and self._remote.is_unhelpful:
+            self._remote.dismiss()
             self._slots = 0
             return
-        slots = self._elsewhere.slots()
-        if self._plan.decode == "auto" and not self._slots:
-            with self._counting:
-                counters = copy_of(self._counters)
-            times = self._stream.times()
-            so_far = Measured(
-                num_images=counters.num_images,
-                seconds=now - self._first_bundle_at,
-                fetch_s=times.fetch_s,
-                decode_s=times.decode_s,
-                predict_s=self._device.busy_s(),
-            )
-            slots = slots if pays(so_far, self._plan.stream, slots=slots) else 0
+        slots = self._remote.slots()
+        if is_auto and not self._slots:
+            elapsed_s = now - self._first_bundle_at
+            if not is_remote_faster(self._local_stats(), self._plan.load, elapsed_s=elapsed_s, slots=slots):
+                slots = 0
         self._slots = slots
 
-    def _look(self, bundle: Bundle, batch: list[LoadedImage], *, ahead: list[ImageResult]) -> None:
+    def _local_stats(self) -> RunStats:
+        """Return what this worker did so far without decode workers."""
+        stats = self._activity.stats()
+        stats.add(self._loader.stats())
+        stats.predict_s = self._device.busy_s()
+        return stats
+
+    def _predict(self, bundle: Bundle, batch: list[LoadedImage]) -> list[ImageResult]:
+        self._activity.set_activity(bundle.id, "loading", num_waiting=sum(loaded.is_decoded for loaded in batch))
+
         @contextmanager
-        def device() -> Iterator[None]:
-            with self._device.taken():
-                self._ahead[bundle.id] = ahead
-                self._doing[bundle.id] = "looks at images of"
+        def hold_device() -> Iterator[None]:
+            with self._device.acquire():
+                self._activity.set_activity(bundle.id, "predicting")
                 try:
                     yield
                 except DeviceLost as error:
                     self._die(bundle, f"the device is lost: {error}")
 
-        look(batch, self._models, hold=device)
+        results = predict_batch(batch, self._models, hold=hold_device)
+        self._activity.set_activity(bundle.id, "loading")
+        return results
 
-    def _die(self, bundle: Bundle, why: str) -> NoReturn:
-        """End this process: a stuck thread or a broken device is not mended from inside. The next start is careful."""
-        log.error("worker %s ends itself: %s", self.name, why)
+    def _die(self, bundle: Bundle, reason: str) -> NoReturn:
+        """End this process, because a stuck thread or a broken device cannot be repaired from inside.
+
+        The supervisor is informed first, so that the bundle's next start is isolated. The process ends even if that
+        fails.
+        """
+        log.error("worker %s ends itself: %s", self.name, reason)
         try:
-            self._monitor.needs_care(bundle.id)
+            self._supervisor.isolate_bundle(bundle.id)
         finally:
             os._exit(1)
 
-    def _begin_counting(self, bundle: Bundle) -> RunStats:
-        with self._counting:
-            self._in_flight.pop(bundle.id, None)
-            self._in_flight[bundle.id] = done = RunStats()
-            while len(self._in_flight) > KEPT_IN_FLIGHT:
-                del self._in_flight[next(iter(self._in_flight))]
-        return done
-
-    def _count_images(self, outcomes: list[ImageResult], done: RunStats) -> None:
-        with self._counting:
-            for outcome in outcomes:
-                for counters in (self._counters, done):
-                    counters.num_images += 1
-                    counters.num_tags += num_tags(outcome)
-                    if outcome.failure is not None:
-                        counters.failed(str(outcome.failure.code), outcome.ref.uri)
-
-    def _count(self, *, num_batches: int = 0, write_s: float = 0.0) -> None:
-        with self._counting:
-            self._counters.num_batches += num_batches
-            self._counters.write_s += write_s
-
-    def beat(self) -> None:
-        """Tell the monitor the figures so far."""
-        times = self._stream.times()
-        if self._elsewhere is not None:
-            times = times.plus(self._elsewhere.times())
-        with self._counting:
-            counters = copy_of(self._counters)
-            in_flight = {bundle: copy_of(done) for bundle, done in self._in_flight.items()}
-        counters.fetch_s, counters.decode_s, counters.fetched_bytes = (
-            times.fetch_s,
-            times.decode_s,
-            times.fetched_bytes,
+    def send_heartbeat(self) -> None:
+        """Send the statistics so far to the supervisor."""
+        stats = self._local_stats()
+        if self._remote is not None:
+            stats.add(self._remote.stats())
+        num_decode_workers = self._slots // 2
+        heartbeat = WorkerHeartbeat(
+            stats=stats,
+            alive_s=time.monotonic() - self._started_at,
+            decode_threads=num_decode_workers or self._plan.load.decode_threads,
+            fetches=max(1, num_decode_workers) * self._plan.load.fetches,
+            decode_workers=num_decode_workers,
+            num_waiting=self._loader.num_waiting + self._activity.num_waiting(),
+            activities=self._activity.by_bundle(),
+            in_flight=self._activity.in_flight(),
         )
-        counters.predict_s = self._device.busy_s()
-        num_openers = self._slots // 2
-        counters.num_elsewhere = self._elsewhere.num_images if self._elsewhere else 0
-        figures = WorkerHeartbeat(
-            counters=counters,
-            alive_s=time.monotonic() - self._born,
-            decode_threads=num_openers or self._plan.stream.decode_threads,
-            fetches=max(1, num_openers) * self._plan.stream.fetches,
-            openers=num_openers,
-            num_waiting=sum(outcome.width > 0 for ahead in list(self._ahead.values()) for outcome in ahead),
-            doing=dict(self._doing),
-            in_flight=in_flight,
-        )
-        self._monitor.beat(self.name, figures)
+        self._supervisor.record_heartbeat(self.name, heartbeat)
 
-    def _beat_for_ever(self) -> None:
+    def _send_heartbeats(self) -> None:
         while True:
-            time.sleep(BEAT_S)
-            self.beat()
+            time.sleep(HEARTBEAT_S)
+            self.send_heartbeat()
 
 
 def _warm_up(uri: str, options: dict[str, Any]) -> None:
-    """Beside the loading of the models. Trouble is the first read's to tell."""
+    """Open the source's store while the models load. The first read reports an error, if there is one."""
     with suppress(StorageError):
         if uri:
             warm_up(uri, options)
@@ -280,72 +258,12 @@ def _warm_up(uri: str, options: dict[str, Any]) -> None:
 
 def _load_models(plan: WorkPlan) -> list[tuple[ModelInfo, models.Model]]:
     loaded = []
-    for spec, info in zip(plan.models, plan.infos, strict=True):
+    for spec, model_info in zip(plan.models, plan.model_infos, strict=True):
         model = models.load(spec, runtime=plan.runtime)
-        if model.info.digest != info.digest:
+        if model.info.digest != model_info.digest:
             raise ModelError(
-                f"{info.name} has digest {model.info.digest} on this worker and {info.digest} where the run began; "
-                "the same versions of torchvision and of the weights must be everywhere"
+                f"{model_info.name} has digest {model.info.digest} on this worker and {model_info.digest} on the "
+                "driver; every machine must have the same versions of torchvision and of the weights"
             )
-        loaded.append((info, model))
+        loaded.append((model_info, model))
     return loaded
-
-
-class _Device:
-    """Where batches are looked at: one at a time on a GPU, two where images are looked at side by side.
-
-    The last images of a batch leave cores idle, which the next batch of the other bundle takes: mobilenet_v3_large on
-    two cores, 68 images/s with one batch at a time and 75 with two.
-    """
-
-    def __init__(self, *, batches: int) -> None:
-        self._free = threading.Semaphore(batches)
-        self._changing = threading.Lock()
-        self._inside = 0
-        self._since = 0.0
-        self._busy_s = 0.0
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        with self._free:
-            self._move(1)
-            try:
-                yield
-            finally:
-                self._move(-1)
-
-    def busy_s(self) -> float:
-        """Seconds in which there was a batch, or two, up to now."""
-        with self._changing:
-            return self._busy_s + (time.monotonic() - self._since if self._inside else 0.0)
-
-    def _move(self, step: int) -> None:
-        with self._changing:
-            now = time.monotonic()
-            if self._inside:
-                self._busy_s += now - self._since
-            self._since = now
-            self._inside += step
-
-
-class _Room:
-    """Bundles share the room, but one that must be careful is alone in it: what dies in there died of it."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._somebody_alone = False
-
-    @contextmanager
-    def entered(self, *, alone: bool) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._somebody_alone and not (alone and self._inside))
-            self._inside += 1
-            self._somebody_alone = alone
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._somebody_alone = False
-                self._changed.notify_all()

@@ -1,35 +1,23 @@
 """One execution of a job, from its spec to its record: the verb `run`.
 
-What is cheap and may be wrong comes first (the source is there, OUT may be used), then everything slow at once (Ray
-starts, weights are fetched and checked, the input is listed), then the line. Whatever happens, committed parts stay,
-the run leaves a record, and the same command goes on where this one stopped.
+What is quick and may be wrong comes first (the source exists, OUT may be used), then everything slow at the same time
+(Ray starts, weights are fetched and checked, the input is listed), then tagging. Whatever happens, committed parts
+stay, the run leaves a record, and the same command continues where this run stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import secrets
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console
 
-from batchtag import models
-from batchtag.cluster.machines import Machine, still_to_come
-from batchtag.cluster.session import RaySession, quiet_ray
-from batchtag.config.job import JobSpec, NodeKind
-from batchtag.config.model import CropsOf
-from batchtag.config.source import ManifestSource
-from batchtag.console import format_duration
-from batchtag.decoding.decoder import DecodeRules
+from batchtag.cluster.machines import list_missing_machines
+from batchtag.cluster.quiet_output import silence_ray
+from batchtag.config.job import JobSpec
 from batchtag.errors import (
     BatchtagError,
     Interrupted,
@@ -38,398 +26,221 @@ from batchtag.errors import (
     RunFailed,
     StorageError,
     TooManyFailures,
-    UsageError,
 )
-from batchtag.models.acceleration.runtime import Runtime
-from batchtag.output.index import Index, freeze_index, read_index
-from batchtag.output.job_identity import check_or_store, identity, store_thresholds
+from batchtag.output.index import Index, read_index
 from batchtag.output.layout import Layout
 from batchtag.output.lease import Lease
-from batchtag.output.ledger import Totals, bundles_left, committed_parts, remove_debris, totals_of
+from batchtag.output.ledger import list_committed_parts, remaining_bundles, remove_debris
 from batchtag.output.types import Bundle
-from batchtag.pipeline.loader import LoadPlan
-from batchtag.pipeline.worker import WorkPlan
-from batchtag.runs import monitor, placement
-from batchtag.runs.preflight import check_places
-from batchtag.runs.progress import Progress, RunProgress, as_json
+from batchtag.runs.monitor import TaggingWork, check_failure_rate, tag_bundles
+from batchtag.runs.placement import Workload, place_run
+from batchtag.runs.preflight import check_output_and_source
+from batchtag.runs.preparation import Preparation, open_listing
+from batchtag.runs.progress import ProgressDisplay, RunProgress
+from batchtag.runs.recorder import RunRecorder
 from batchtag.runs.report import RunReport
-from batchtag.sources import open_source
-from batchtag.storage import open_store
-from batchtag.storage.base import ObjectInfo
-from batchtag.storage.retry import RetryPolicy
-from batchtag.system import ignore_signals, stop_signals
-from batchtag.types import InputResolution, ModelInfo
+from batchtag.runs.work_plan import make_work_plan
+from batchtag.storage import ObjectInfo, open_store
+from batchtag.system import handle_stop_signals, ignore_stop_signals
 
-RECORD_EVERY_S = 5.0
-RAY_S = 300.0
-"""So long Ray is waited for; a private one that is late is started three times in less."""
-FOOTERS_AT_END = 2000
-"""So many are read before OUT is given back: some seconds on a bucket."""
+MAX_FOOTERS_AT_END = 2000
+"""Footers that are read before OUT is released; they take some seconds on a bucket."""
 
 
 def run_job(
-    spec: JobSpec, *, console: Console, quiet: bool = False, verbose: bool = False, run_id: str = ""
+    job: JobSpec, *, console: Console, quiet: bool = False, verbose: bool = False, run_id: str = ""
 ) -> RunReport:
-    """Do what is left of this job. Returns the report of a run after which everything is committed.
+    """Tag the remaining images of this job; return the report of a run after which every image is committed.
 
-    `run_id` is what the run is to be called; by default a new name.
-
-    Raises TooManyFailures, Interrupted or another BatchtagError; once OUT was taken, the record of the run is written
-    first and the error has it as `report`.
+    `run_id` is the name of the run; "" makes a new one. Raises TooManyFailures, Interrupted or another BatchtagError.
+    If OUT had been acquired, the record of the run is written first and is the error's `report`.
     """
     now = datetime.now(UTC)
     run_id = run_id or f"r-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    report = RunReport(run_id=run_id, out=spec.output.uri, started_at=now.isoformat(timespec="seconds"))
-    with quiet_ray(unless=verbose), Progress(console, quiet=quiet) as progress:
-        _Run(spec, report, progress, verbose=verbose).do()
+    report = RunReport(run_id=run_id, out=job.output.uri, started_at=now.isoformat(timespec="seconds"))
+    with silence_ray(unless=verbose), ProgressDisplay(console, quiet=quiet) as display:
+        _Run(job, report, display, verbose=verbose).run()
     return report
-
-
-def prepare_models(spec: JobSpec) -> tuple[ModelInfo, ...]:
-    """The card of each model of the job, weights fetched and checked. Raises ModelError or UsageError."""
-    infos = []
-    for model in spec.models:
-        info = models.prepare(model)
-        if isinstance(model.on, CropsOf):
-            info = replace(info, crops_of=model.on.crops_of, crops_min_score=model.on.min_score)
-        infos.append(info)
-    by_name = {info.name: info for info in infos}
-    for i, info in enumerate(infos):
-        if info.crops_of and by_name[info.crops_of].kind != "object":
-            raise UsageError(f"models[{i}].on.crops_of is {info.crops_of!r}, which finds no boxes; name a detector")
-    return tuple(infos)
-
-
-def input_resolutions(infos: tuple[ModelInfo, ...]) -> tuple[InputResolution, ...]:
-    """What decoding must deliver: crops are cut from the image as it is, so they need all of it."""
-    return tuple(InputResolution(mode="full") if info.crops_of else info.input_resolution for info in infos)
 
 
 class _Run:
     """One run while it happens. Lives in the driver's main thread."""
 
-    def __init__(self, spec: JobSpec, report: RunReport, progress: Progress, *, verbose: bool) -> None:
-        self._spec = spec
+    def __init__(self, job: JobSpec, report: RunReport, display: ProgressDisplay, *, verbose: bool) -> None:
+        self._job = job
         self._report = report
-        self._progress = progress
-        self._layout = Layout(spec.output.uri)
-        self._store = open_store(spec.output.uri, spec.output.storage_options)
+        self._display = display
+        self._layout = Layout(job.output.uri)
+        self._store = open_store(job.output.uri, job.output.storage_options)
+        self._recorder = RunRecorder(report, store=self._store, layout=self._layout)
         self._lease = Lease(self._layout.lease, store=self._store, run_id=report.run_id)
-        may_carry = spec.compute.decode == "own_pool" or (
-            spec.compute.decode == "auto" and spec.compute.device != "cpu"
+        self._preparation = Preparation(
+            job,
+            store=self._store,
+            layout=self._layout,
+            display=display,
+            recorder=self._recorder,
+            verbose=verbose,
         )
-        self._ray = RaySession(address=spec.compute.address, verbose=verbose, carries_pixels=may_carry)
-        self._infos: Future[tuple[ModelInfo, ...]] = Future()
-        self._totals = Totals()
-        self._figures = RunProgress(phase="starting")
-        self._began = time.monotonic()
-        self._recorded_at = 0.0
         self._has_out = False
 
-    def do(self) -> None:
-        """The whole run, and its end whatever happens."""
-        check_places(self._spec)
-        known = read_index(store=self._store, layout=self._layout) is not None
-        pages = None if known else self._listing()
-        with stop_signals():
+    def run(self) -> None:
+        """Do the whole run, and end it properly whatever happens."""
+        check_output_and_source(self._job)
+        has_index = read_index(store=self._store, layout=self._layout) is not None
+        pages = None if has_index else open_listing(self._job)
+        with handle_stop_signals():
             try:
-                self._take_out()
-                self._work(pages)
+                self._acquire_output()
+                self._tag_remaining(pages)
             except KeyboardInterrupt:
                 self._stop("interrupted", "")
                 message = f"stopped with {self._report.num_done:,} of {self._report.num_images:,} images committed. "
-                raise self._told(Interrupted(f"{message}The same command goes on from there")) from None
+                error = Interrupted(f"{message}Run the same command to continue")
+                raise self._with_report(error) from None
             except BatchtagError as error:
                 self._stop("too_many_failures" if isinstance(error, TooManyFailures) else "failed", error.message)
-                raise self._told(error) from error
-            except BaseException as error:  # whatever it was, Ray ends, the record says so and OUT is given back
+                raise self._with_report(error) from error
+            except BaseException as error:  # whatever it is: Ray ends, the record is written and OUT is released
                 self._stop("failed", f"{type(error).__name__}: {error}")
                 raise
             else:
                 self._stop("done", "")
 
-    def _take_out(self) -> None:
+    def _acquire_output(self) -> None:
         try:
-            dead = self._lease.acquire()
+            dead_run = self._lease.acquire()
         except StorageError as error:
-            message = f"OUT {self._layout.out} cannot be written: {error.message}. Mend it or choose another --out"
+            message = f"OUT {self._layout.out} cannot be written: {error.message}. Repair it or choose another --out"
             raise OutputError(message) from error
         self._has_out = True
-        if dead:
-            self._progress.say(f"run {dead} is dead; going on where it stopped")
+        if dead_run:
+            self._display.print_line(f"run {dead_run} has died; continuing where it stopped")
 
-    def _listing(self) -> Iterator[list[ObjectInfo]]:
-        """The source's pages, the first of them already there: raises at once when there is nothing to tag."""
-        pages = open_source(self._spec.source).pages()
-        first = next((page for page in pages if page), None)
-        if first is None:
-            where = ", ".join(getattr(self._spec.source, "uris", None) or [getattr(self._spec.source, "uri", "")])
-            raise UsageError(
-                f"{where}: no images there. Names ending in an image extension are taken; use --include '*' (or "
-                "source.include) if they have none"
-            )
-        return itertools.chain([first], pages)
-
-    def _work(self, pages: Iterator[list[ObjectInfo]] | None) -> None:
-        # Only who holds OUT can tell: another run may have frozen the index while this one looked at the source.
+    def _tag_remaining(self, pages: Iterator[Sequence[ObjectInfo]] | None) -> None:
+        # 1. What is committed. Read again now that OUT is held: another run may have frozen the index meanwhile.
         index = read_index(store=self._store, layout=self._layout)
-        committed = committed_parts(store=self._store, layout=self._layout)
-        if index is None or len(committed) < sum(1 for _ in index.bundles()):
-            self._ray.start()
-        threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
-        self._report.store(store=self._store, layout=self._layout)
+        committed = list_committed_parts(store=self._store, layout=self._layout)
+        # 2. Start everything slow at once. Ray is not needed if nothing remains.
+        has_work = index is None or len(committed) < sum(1 for _ in index.bundles())
+        self._preparation.start(with_ray=has_work)
+        self._recorder.write()
+        # 3. The index: listed and frozen once, or as an earlier run froze it, if it is the same job.
         if index is None:
-            index = self._list(pages or self._listing())
+            index = self._preparation.freeze_index(pages or open_listing(self._job))
         else:
             self._report.num_images = index.num_images
-            self._phase("checking models", self._infos)
-            self._check_job()
+            self._preparation.check_job()
         self._report.num_images = index.num_images
-        self._report.models = [info.id for info in self._infos.result()]
-        left = bundles_left(index, committed)
+        self._report.models = [info.id for info in self._preparation.model_infos()]
+        # 4. Debris goes before anything is written; only the holder of the lease may remove it.
+        bundles = remaining_bundles(index, committed)
         remove_debris(committed, store=self._store, layout=self._layout)
-        self._totals = totals_of(sorted(committed), store=self._store, layout=self._layout, counted=self._totals)
-        self._figures = RunProgress(
-            phase="starting workers", total=index.num_images, done_before=self._totals.num_images
-        )
-        if left:
-            self._wait_for_ray()
-            self._tag(left)
-            self._reconcile(index)
+        self._recorder.count_parts(sorted(committed))
+        num_done = self._recorder.committed.stats.num_images
+        self._recorder.progress = RunProgress(phase="starting workers", total=index.num_images, done_before=num_done)
+        # 5. Tag, and prove from a new listing that every bundle is committed.
+        if bundles:
+            self._preparation.wait_for_ray()
+            self._tag(bundles)
+            self._check_complete(index)
         else:
-            self._progress.say(
-                f"nothing is left of the {index.num_images:,} images listed {index.listed_at[:16]}; the listing is "
-                "frozen, so for images that came since choose another --out"
+            self._display.print_line(
+                f"all {index.num_images:,} images listed on {index.listed_at[:16]} are done. The listing is frozen: to "
+                "tag images that were added later, choose another --out"
             )
-        monitor.judge(self._totals, self._figures, max_failure_rate=self._spec.max_failure_rate, at_end=True)
-
-    def _prepare(self) -> None:
-        began = time.monotonic()
-        try:
-            infos = prepare_models(self._spec)
-            self._took("models", began)
-            self._infos.set_result(infos)
-        except BaseException as error:
-            self._infos.set_exception(error)
-
-    def _check_job(self) -> None:
-        mine = identity(self._spec, self._infos.result())
-        check_or_store(mine, spec=self._spec, store=self._store, layout=self._layout)
-        store_thresholds(self._infos.result(), store=self._store, layout=self._layout)
-
-    def _list(self, pages: Iterator[list[ObjectInfo]]) -> Index:
-        began = time.monotonic()
-
-        def listed(num_images: int) -> None:
-            self._progress.show(RunProgress(phase=f"listing: {num_images:,} images"))
-            self._keep_record(phase=f"listing: {num_images:,} images")
-            for slow in (self._infos, self._ray.ready):
-                if slow.done():
-                    slow.result()  # raises at once what went wrong there
-
-        def bundle_size(num_images: int) -> int:
-            nonlocal began
-            paused = time.monotonic()
-            self._phase(f"{num_images:,} images listed; checking models", self._infos)
-            self._check_job()
-            self._wait_for_ray()
-            began += time.monotonic() - paused
-            there, kinds = self._machines()
-            return placement.bundle_size(
-                num_images,
-                compute=self._spec.compute,
-                infos=self._infos.result(),
-                machines=there,
-                to_come=still_to_come(kinds, there=there),
-            )
-
-        index = freeze_index(
-            pages,
-            store=self._store,
-            layout=self._layout,
-            bundle_size=bundle_size,
-            limit=self._spec.source.limit,
-            listed_at=datetime.now(UTC),
-            on_listed=listed,
-        )
-        self._took("listing", began)
-        return index
+        stats = self._recorder.committed.stats.copy()
+        stats.examples = self._recorder.progress.stats.examples
+        check_failure_rate(stats, max_failure_rate=self._job.max_failure_rate, at_end=True)
 
     def _tag(self, bundles: list[Bundle]) -> None:
-        there, kinds = self._machines()
-        place = placement.place(
-            self._spec.compute,
-            there,
-            to_come=still_to_come(kinds, there=there),
-            num_bundles=len(bundles),
-            num_images=sum(bundle.num_images for bundle in bundles),
-            infos=self._infos.result(),
-        )
-        self._report.placement = place.reason
-        work = monitor.Work(
-            bundles=bundles,
-            plan=self._work_plan(place),
-            placement=place,
-            grows_to=kinds,
-            totals=self._totals,
-            figures=self._figures,
-            max_failure_rate=self._spec.max_failure_rate,
-            stall_timeout_s=self._spec.compute.stall_timeout_s,
-        )
-        self._figures.device, self._figures.gpus_each = place.device, place.gpus_per_actor
-        self._took("ray", time.monotonic() - self._ray.start_s)
-        self._phase("starting workers")
+        work = self._plan_tagging(bundles)
+        self._recorder.set_phase_s("ray", time.monotonic() - self._preparation.ray.start_s)
+        self._preparation.wait("starting workers")
         began = time.monotonic()
-        with contextlib.closing(monitor.tag(work)) as line:
+        with contextlib.closing(tag_bundles(work)) as updates:
             try:
-                for figures in line:
-                    if figures.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
-                        self._took("workers", began)
-                    self._progress.show(figures)
-                    self._keep_record()
-                    if self._lease.lost:
-                        lost = f"run {self._report.run_id} lost its lease of {self._layout.out} to {self._lease.lost}"
-                        raise LeaseLost(lost)
+                for progress in updates:
+                    if progress.phase == "tagging" and "workers" not in self._report.seconds_by_phase:
+                        self._recorder.set_phase_s("workers", began)
+                    self._display.show(progress)
+                    self._recorder.write_if_due()
+                    if self._lease.lost_to:
+                        run_id, out = self._report.run_id, self._layout.out
+                        raise LeaseLost(f"run {run_id} lost its lease of {out} to {self._lease.lost_to}")
             except BaseException:
-                ignore_signals()  # the line is to end whole before Ray does
+                ignore_stop_signals()  # the workers must end completely before Ray does
                 raise
 
-    def _machines(self) -> tuple[list[Machine], list[NodeKind]]:
-        """Those that are there, and the kinds that the cluster may grow to."""
-        from batchtag.cluster.nodes import kinds_to_come, machines
-
-        return machines(), kinds_to_come(self._spec.compute, joined=self._ray.joined)
-
-    def _keep_record(self, phase: str = "") -> None:
-        """Every few seconds, so that whoever can read OUT can watch. What cannot be written now is written later.
-
-        So there is one attempt: the driver's loop stands still meanwhile.
-        """
-        now = time.monotonic()
-        if now - self._recorded_at < RECORD_EVERY_S:
-            return
-        self._recorded_at = now
-        self._report.take(self._totals)
-        self._report.this_run = as_json(replace(self._figures, phase=phase or self._figures.phase))
-        self._report.seconds = round(now - self._began, 3)
-        with contextlib.suppress(StorageError):
-            self._report.store(store=self._store, layout=self._layout, policy=RetryPolicy(attempts=1))
-
-    def _work_plan(self, place: placement.Placement) -> WorkPlan:
-        spec, infos = self._spec, self._infos.result()
-        rules = DecodeRules(
-            formats=frozenset(spec.decode.formats),
-            max_pixels=spec.decode.max_pixels,
-            max_bytes=spec.decode.max_bytes,
-            scaled=spec.decode.scaled,
-            depth=spec.decode.depth,
+    def _plan_tagging(self, bundles: list[Bundle]) -> TaggingWork:
+        machines, kinds = self._preparation.list_machines()
+        model_infos = self._preparation.model_infos()
+        num_images = sum(bundle.num_images for bundle in bundles)
+        placement = place_run(
+            self._job.compute,
+            machines,
+            Workload(num_images=num_images, num_bundles=len(bundles), model_infos=model_infos),
+            may_come=list_missing_machines(kinds, present=machines),
         )
-        stream = LoadPlan(
-            rules=rules,
-            input_resolutions=input_resolutions(infos),
-            decode_timeout_s=spec.decode.timeout_s,
-            fetches=spec.compute.fetches,
-            decode_threads=place.decode_threads,
-            batch_images=place.batch_images,
-        )
-        return WorkPlan(
-            run_id=self._report.run_id,
-            out=spec.output.uri,
-            out_options=spec.output.storage_options,
-            source_options=spec.source.storage_options,
-            source=spec.source.uri if isinstance(spec.source, ManifestSource) else spec.source.uris[0],
-            models=tuple(spec.models),
-            infos=infos,
-            stream=stream,
-            decode=spec.compute.decode,
-            runtime=Runtime(
-                device=place.device, engine=place.engine, precision=place.precision, threads=place.compute_threads
-            ),
+        self._report.placement = placement.reason
+        progress = self._recorder.progress
+        progress.device, progress.gpus_per_worker = placement.device, placement.gpus_per_actor
+        return TaggingWork(
+            bundles=bundles,
+            plan=make_work_plan(self._job, run_id=self._report.run_id, model_infos=model_infos, placement=placement),
+            placement=placement,
+            may_grow_to=kinds,
+            committed=self._recorder.committed,
+            progress=progress,
+            max_failure_rate=self._job.max_failure_rate,
+            stall_timeout_s=self._job.compute.stall_timeout_s,
         )
 
-    def _reconcile(self, index: Index) -> None:
-        """Ray saying that all is done proves nothing; the listing of images/ does."""
-        left = bundles_left(index, committed_parts(store=self._store, layout=self._layout))
-        if left:
+    def _check_complete(self, index: Index) -> None:
+        """Raise RunFailed if a bundle has no commit. That Ray reports success proves nothing; the listing does."""
+        remaining = remaining_bundles(index, list_committed_parts(store=self._store, layout=self._layout))
+        if remaining:
             raise RunFailed(
-                f"{len(left):,} of {sum(1 for _ in index.bundles()):,} bundles are not committed although Ray says "
-                f"that all are done (for example {left[0].id}); run the same command again"
+                f"{len(remaining):,} of {sum(1 for _ in index.bundles()):,} bundles are not committed although Ray "
+                f"reports that all are done (for example {remaining[0].id}); run the same command again"
             )
 
-    def _took(self, phase: str, began: float) -> None:
-        self._report.seconds_by_phase[phase] = round(time.monotonic() - began, 3)
-
-    def _wait_for_ray(self) -> None:
-        """Raises RunFailed when it does not come: Ray waits for ever for a head that is there and says nothing."""
-        self._phase("starting Ray", self._ray.ready, at_most_s=RAY_S)
-        if not self._ray.ready.done():
-            head = "the head takes connections and does not answer; is it overloaded, or no head at all?"
-            why = head if self._ray.joined else f"see {self._ray.logs}"
-            raise RunFailed(f"Ray is not there after {format_duration(RAY_S)}: {why}")
-
-    def _phase(self, what: str, until: Future[Any] | None = None, *, at_most_s: float = math.inf) -> None:
-        """Show what the run is doing, until something that goes on in a thread is there, or so long at most."""
-        deadline = time.monotonic() + at_most_s
-        while True:
-            self._progress.show(RunProgress(phase=what))
-            self._keep_record(phase=what)
-            left_s = min(1.0, deadline - time.monotonic())
-            if until is None or left_s <= 0 or wait_for([until], timeout=left_s).done:
-                break
-        if until is not None and until.done():
-            until.result()
-
-    def _told(self, error: BatchtagError) -> BatchtagError:
+    def _with_report(self, error: BatchtagError) -> BatchtagError:
         error.report = self._report  # type: ignore[attr-defined]
         return error
 
     def _stop(self, state: str, message: str) -> None:
-        """End Ray, count what is really committed, write the record, give OUT back.
+        """End Ray, count what is committed, write the record, release OUT.
 
-        A run that is stopped before it had counted what was there gives OUT back first, for the next run need not wait
-        for it: reading 100,000 footers takes minutes. A driver that is killed meanwhile leaves a record whose sums are
-        too small; tables are what they are.
+        A run that is stopped before it has counted the parts of earlier runs releases OUT first, because the next run
+        need not wait: reading 100,000 footers takes minutes. If the driver is killed meanwhile, the sums in its record
+        are too small; the tables are not affected.
         """
-        ignore_signals()
+        # 1. A second signal must not cut the end short.
+        ignore_stop_signals()
         if not self._has_out:
-            return  # nothing was begun
-        report = self._report
-        report.state, report.message = state, message
-        self._progress.show(RunProgress(phase="stopping"))
-        self._ray.stop(keep_logs=state == "failed")
-        if self._lease.lost:
+            return  # nothing was started
+        self._report.state, self._report.message = state, message
+        self._display.show(RunProgress(phase="stopping"))
+        # 2. The workers end with Ray, so nothing is committed from here on.
+        self._preparation.ray.stop(keep_logs=state == "failed")
+        if self._lease.lost_to:
             return
+        # 3. The record, with all sums if they can be completed quickly. OUT may be what failed: then the error that is
+        #    being raised says so, and the lease expires by itself.
         uncounted: set[str] = set()
-        # OUT may be what failed: then the error that is on its way says so, and the lease dies by itself.
         with contextlib.suppress(StorageError):
             if state != "done":
-                uncounted = self._uncounted()
-            if len(uncounted) <= FOOTERS_AT_END:
-                self._count(uncounted)
+                uncounted = self._recorder.find_uncounted_parts()
+            if len(uncounted) <= MAX_FOOTERS_AT_END:
+                self._recorder.count_parts_at_end(uncounted)
                 uncounted = set()
-            self._close_record()
+            self._recorder.close()
+        # 4. Release OUT.
         with contextlib.suppress(StorageError):
             self._lease.release()
+        # 5. The record with all sums, if these take longer.
         if uncounted:
             with contextlib.suppress(StorageError):
-                self._count(uncounted)
-                self._close_record()
-
-    def _uncounted(self) -> set[str]:
-        """The committed parts that are not in the sums; all of them, and the sums begun anew, where one has gone."""
-        committed = committed_parts(store=self._store, layout=self._layout)
-        if not self._totals.parts <= committed:
-            self._totals = Totals()
-        return committed - self._totals.parts
-
-    def _count(self, parts: set[str]) -> None:
-        with contextlib.suppress(OutputError):  # of a part that is not ours, as the error that is on its way says
-            totals_of(parts, store=self._store, layout=self._layout, counted=self._totals)
-
-    def _close_record(self) -> None:
-        report = self._report
-        report.take(self._totals)
-        report.this_run = as_json(self._figures)
-        report.seconds = round(time.monotonic() - self._began, 3)
-        report.ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-        report.store(store=self._store, layout=self._layout)
+                self._recorder.count_parts_at_end(uncounted)
+                self._recorder.close()

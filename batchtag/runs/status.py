@@ -1,7 +1,8 @@
-"""How a run is doing: its record in OUT, and, where the cluster is asked, whether its driver is there.
+"""The status of a run: its record in OUT, and, if the cluster was asked, whether its driver is alive.
 
-The record is written every few seconds by the driver, so it tells more, and to more people, than the cluster does; but
-a driver that was killed cannot write that it was. So a record that says "running" is believed while it is young.
+The driver writes the record every few seconds, so the record says more, and to more people, than the cluster does. But
+a driver that was killed cannot write that it was killed: a record that says "running" is believed only while it is
+young.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from batchtag.cluster.jobs import RayJob
 from batchtag.console import format_duration
 from batchtag.errors import Code, StorageError
 from batchtag.output.layout import Layout
-from batchtag.runs.progress import RunProgress, figures_of, line
+from batchtag.runs.progress import RunProgress, format_progress
 from batchtag.storage import Store, read_json
 
 SILENT_S = 60.0
-SKEW_S = 60.0
-"""Between the clocks of the driver and of Ray."""
-_LIVE = ("running", "waiting", "starting", "silent", "unknown")
-_OVER = {"SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
+"""Age in seconds from which a record that says "running" is not believed."""
+CLOCK_SKEW_S = 60.0
+"""Possible difference in seconds between the clocks of the driver and of Ray."""
+_LIVE_STATES = ("running", "waiting", "starting", "silent", "unknown")
+_FINAL_STATES = {"SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """One run at one moment, in words that people use.
+    """One run at one moment, in words for a person.
 
     `state` is waiting, starting, running, silent, unknown (there is no record, and the cluster was not asked), done,
     interrupted, cancelled, failed, too_many_failures or died.
@@ -41,68 +43,64 @@ class RunStatus:
     record: dict[str, Any] = field(default_factory=dict)
     message: str = ""
     started: str = ""
-    driver_code: int | None = None
-    last_lines: tuple[str, ...] = ()
-    """What the driver of a run that died said last."""
-    trouble: str = ""
-    """Why its record could not be read, if there is one."""
+    driver_exit_code: int | None = None
+    last_log_lines: tuple[str, ...] = ()
+    """The end of the log of a driver that died."""
+    read_error: str = ""
+    """The reason why the record could not be read; "" if it could, or if there is none."""
 
     @property
     def is_over(self) -> bool:
-        return self.state not in _LIVE
+        """Whether the run has ended."""
+        return self.state not in _LIVE_STATES
 
     @property
     def exit_code(self) -> int:
-        """What `batchtag run` ended with, as far as anybody knows."""
+        """The exit code of `batchtag run`, as far as it is known."""
         known = {"done": 0, "too_many_failures": 3, "interrupted": 130, "cancelled": 130}.get(self.state)
-        return known if known is not None else self.driver_code or 1
+        return known if known is not None else self.driver_exit_code or 1
 
     @property
-    def figures(self) -> RunProgress:
-        return figures_of(self.record)
+    def progress(self) -> RunProgress:
+        """The progress in the record."""
+        return RunProgress.from_record(self.record)
 
     @property
-    def unread(self) -> str:
+    def read_error_note(self) -> str:
         """The end of a line about a run whose record cannot be read; else ""."""
-        return f"; its record cannot be read: {self.trouble}" if self.trouble else ""
+        return f"; its record cannot be read: {self.read_error}" if self.read_error else ""
 
-    def line(self) -> str:
-        """One line: as `run` shows it while it lives, then how it ended."""
-        said = f"{self.run_id}: {self.state.replace('_', ' ')}"
+    def summary_line(self) -> str:
+        """Return one line: the progress while the run lives, then how it ended."""
+        text = f"{self.run_id}: {self.state.replace('_', ' ')}"
         if self.is_over:
             done = f", {self.record['num_done']:,} of {self.record['num_images']:,} images" if self.record else ""
-            code = f", exit code {self.driver_code}" if self.state == "died" and self.driver_code is not None else ""
-            return f"{said}{code}{done}{f': {self.message}' if self.message else ''}{self.unread}"
+            has_code = self.state == "died" and self.driver_exit_code is not None
+            code = f", exit code {self.driver_exit_code}" if has_code else ""
+            return f"{text}{code}{done}{f': {self.message}' if self.message else ''}{self.read_error_note}"
         if self.state == "silent":
-            said += f" for {format_duration(age_s(self.record))}"
-        return f"{said} | {line(self.figures)}" if self.record else f"{said}{self.unread}"
+            text += f" for {format_duration(record_age_s(self.record))}"
+        return f"{text} | {format_progress(self.progress)}" if self.record else f"{text}{self.read_error_note}"
 
 
-def run_status(
-    run_id: str, *, out: str, store: Store | None, job: RayJob | None = None, since: float = 0.0, trouble: str = ""
+def read_status(
+    run_id: str, *, out: str, store: Store | None, job: RayJob | None = None, since: float = 0.0, read_error: str = ""
 ) -> RunStatus:
-    """How this run is doing. `job` is what Ray says of it, where it was asked; `trouble` why OUT has no store.
+    """Return the status of this run.
 
-    The id of a run derives from its job, so OUT may hold a record of the same id that another cluster left: what is
-    older than Ray's job (or `since`, epoch seconds, where it was asked before) is not this run's.
+    `job` is what Ray reports of it, if Ray was asked. `store` is None if OUT's store cannot be opened; `read_error`
+    then says why. The id of a run derives from its job, so OUT may hold a record of the same id that another cluster
+    left: a record older than Ray's job (or `since`, in epoch seconds, if Ray was asked before) does not belong to this
+    run.
     """
     record: dict[str, Any] = {}
     try:
         record = read_record(run_id, store=store, layout=Layout(out)) if out and store else {}
     except StorageError as error:
-        trouble = error.message
-    if record and _began(record) < (job.started if job else since) - SKEW_S:
+        read_error = error.message
+    if record and _started_at(record) < (job.started if job else since) - CLOCK_SKEW_S:
         record = {}
-    state, message = record.get("state", ""), record.get("message", "")
-    if job is None:
-        state = "silent" if state == "running" and age_s(record) > SILENT_S else state or "unknown"
-    elif not job.is_over:
-        begun = "running" if record or trouble else "starting"
-        state = begun if job.status == "RUNNING" else "waiting"
-    elif job.status == "STOPPED" and state in ("", "running", "interrupted"):
-        state, message = "cancelled", ""
-    elif state in ("", "running"):
-        state, message = _OVER[job.status], _why(job.message)
+    state, message = _merge_state(record, job, has_record=bool(record or read_error))
     return RunStatus(
         run_id=run_id,
         state=state,
@@ -110,71 +108,87 @@ def run_status(
         name=job.name if job else "",
         record=record,
         message=message,
-        started=record.get("started_at", "") or _time(job),
-        driver_code=job.exit_code if job else None,
-        trouble=trouble,
+        started=record.get("started_at", "") or _format_start(job),
+        driver_exit_code=job.exit_code if job else None,
+        read_error=read_error,
     )
 
 
-def _why(message: str) -> str:
-    """What Ray says of the end of a job, in a line. Where pip failed before the driver was begun, pip's last error."""
+def _merge_state(record: dict[str, Any], job: RayJob | None, *, has_record: bool) -> tuple[str, str]:
+    """Return state and message from the record and Ray's job; either may say nothing."""
+    state, message = record.get("state", ""), record.get("message", "")
+    if job is None:
+        is_silent = state == "running" and record_age_s(record) > SILENT_S
+        return ("silent" if is_silent else state or "unknown"), message
+    if not job.is_over:
+        started = "running" if has_record else "starting"
+        return (started if job.status == "RUNNING" else "waiting"), message
+    if job.status == "STOPPED" and state in ("", "running", "interrupted"):
+        return "cancelled", ""
+    if state in ("", "running"):
+        return _FINAL_STATES[job.status], _shorten_ray_message(job.message)
+    return state, message
+
+
+def _shorten_ray_message(message: str) -> str:
+    """Return Ray's message about the end of a job in one line; if pip failed before the driver started, pip's error."""
     errors = re.findall(r"^\s*ERROR: (.+)", message, re.MULTILINE)
     if errors and "'pip', 'install'" in message:
         return f"compute.pip could not be installed on the cluster: {errors[-1]}"
     return " ".join(message.split())[-500:]
 
 
-def _began(record: dict[str, Any]) -> float:
-    """Epoch seconds."""
+def _started_at(record: dict[str, Any]) -> float:
+    """Return the start of the run in epoch seconds."""
     return datetime.fromisoformat(record["started_at"]).timestamp()
 
 
-def _time(job: RayJob | None) -> str:
-    """As records have it."""
+def _format_start(job: RayJob | None) -> str:
+    """Return the start of Ray's job as records have it."""
     return datetime.fromtimestamp(job.started, UTC).isoformat(timespec="seconds") if job else ""
 
 
 def read_record(run_id: str, *, store: Store, layout: Layout) -> dict[str, Any]:
-    """The newest record of a run. Each driver that was begun for it wrote its own, `<run id>.<time>`.
+    """Return the newest record of a run; each driver that was started for it wrote its own, `<run id>.<time>`.
 
-    {} if there is none yet; raises StorageError if there may be one, and it cannot be read.
+    Returns {} if there is none yet. Raises StorageError if one exists and cannot be read.
     """
     try:
-        uris = [found.uri for page in store.list_folder(layout.runs) for found in page]
+        uris = [listed.uri for page in store.list_folder(layout.runs) for listed in page]
     except StorageError as error:
         if error.code is Code.NOT_FOUND:
             return {}
         raise
-    mine = [uri for uri in uris if _is_of(uri, run_id)]
-    found = read_json(max(mine), store=store, build=dict) if mine else None
-    return found[0] if found else {}
+    records = [uri for uri in uris if _is_record_of(uri, run_id)]
+    stored = read_json(max(records), store=store, build=dict) if records else None
+    return stored[0] if stored else {}
 
 
-def newest_run(*, store: Store, layout: Layout) -> str:
-    """The id of the run of an OUT that began last; "" if there was none. Damaged records are passed over.
+def find_newest_run(*, store: Store, layout: Layout) -> str:
+    """Return the id of the run of an OUT that started last; "" if there is none. Damaged records are skipped.
 
-    Raises StorageError if a record cannot be read: it may be the last one's, and another would be told in its place.
+    Raises StorageError if a record cannot be read: it may be the newest, and another would be returned in its place.
     """
     newest: tuple[str, str] = ("", "")
     for page in store.list_folder(layout.runs):
         for listed in page:
             try:
-                found = read_json(listed.uri, store=store, build=dict)
+                stored = read_json(listed.uri, store=store, build=dict)
             except StorageError as error:
                 if error.code is Code.CORRUPT:
                     continue
                 raise
-            record = found[0] if found else {}
+            record = stored[0] if stored else {}
             newest = max(newest, (record.get("started_at", ""), record.get("run_id", "")))
     return newest[1]
 
 
-def _is_of(uri: str, run_id: str) -> bool:
+def _is_record_of(uri: str, run_id: str) -> bool:
     name = uri.rsplit("/", 1)[-1].removesuffix(".json")
     return name == run_id or (name.startswith(f"{run_id}.") and name.removeprefix(f"{run_id}.").isdigit())
 
 
-def age_s(record: dict[str, Any]) -> float:
-    """Seconds since the record was written."""
+def record_age_s(record: dict[str, Any]) -> float:
+    """Return the seconds since the record was written; infinity if it does not say."""
     when = record.get("updated_at") or record.get("started_at")
     return time.time() - datetime.fromisoformat(when).timestamp() if when else float("inf")

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchtag.errors import StorageError
-from batchtag.output import index as index_room
+from batchtag.output import index as index_module
 from batchtag.output.index import Index, freeze_index, read_bundle, read_index
 from batchtag.output.layout import Layout
 from batchtag.storage import Store
 from batchtag.storage.base import ObjectInfo
 from batchtag.storage.local import LocalStore
+from batchtag.types import ImageRef
 from tests.support.samples import NOON
 
 
@@ -27,12 +28,12 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(str(tmp_path / "out"))
 
 
-def pages_of(num_images: int, *, page: int = 1000) -> Iterator[list[ObjectInfo]]:
+def make_pages(num_images: int, *, page: int = 1000) -> Iterator[list[ObjectInfo]]:
     for start in range(0, num_images, page):
         yield [ObjectInfo(uri=f"s3://b/{i}.jpg", size_bytes=i) for i in range(start, min(start + page, num_images))]
 
 
-def frozen(
+def freeze(
     pages: Iterator[list[ObjectInfo]],
     layout: Layout,
     *,
@@ -59,16 +60,16 @@ def uris_of(index: Index, layout: Layout) -> list[tuple[int, str]]:
     ]
 
 
-def test_names_come_back_byte_exact_at_their_positions(layout: Layout, shared_data: Path) -> None:
+def test_keys_are_read_back_byte_exact_at_their_positions(layout: Layout, shared_data: Path) -> None:
     keys = json.loads((shared_data / "nasty_keys.json").read_text())
     names = [key if isinstance(key, str) else key["key"] for key in (keys if isinstance(keys, list) else keys["keys"])]
     listed = [ObjectInfo(uri=f"s3://b/{name}") for name in names]
-    index = frozen(iter([listed]), layout, size=7)
+    index = freeze(iter([listed]), layout, size=7)
     assert uris_of(index, layout) == list(enumerate(image.uri for image in listed))
 
 
-def test_all_that_a_listing_says_survives(layout: Layout) -> None:
-    member = ObjectInfo(
+def test_every_field_of_a_listing_is_read_back(layout: Layout) -> None:
+    member = ImageRef(
         uri="s3://b/0.tar#a.jpg",
         etag="x-1",
         size_bytes=7,
@@ -76,18 +77,18 @@ def test_all_that_a_listing_says_survives(layout: Layout) -> None:
         shard="s3://b/0.tar",
         offset_bytes=512,
     )
-    hopeless = ObjectInfo(uri="s3://b/x", problem="bad_name: no")
-    index = frozen(iter([[member], [], [hopeless]]), layout)
+    unreadable = ImageRef(uri="s3://b/x", problem="bad_name: no")
+    index = freeze(iter([[member], [], [unreadable]]), layout)
     (bundle,) = index.bundles()
     refs = read_bundle(bundle, store=LocalStore(), layout=layout)
-    for ref, listed in zip(refs, (member, hopeless), strict=True):
-        for name in ObjectInfo.__slots__:
+    for ref, listed in zip(refs, (member, unreadable), strict=True):
+        for name in (*ObjectInfo.__slots__, "shard", "offset_bytes", "problem"):
             assert getattr(ref, name) == getattr(listed, name)
 
 
 def test_row_groups_are_the_bundles(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_room, "PART_ROWS", 1000)
-    index = frozen(pages_of(2500, page=333), layout, size=64)
+    monkeypatch.setattr(index_module, "PART_ROWS", 1000)
+    index = freeze(make_pages(2500, page=333), layout, size=64)
     assert [part.num_images for part in index.parts] == [960, 960, 580]
     assert [part.first for part in index.parts] == [0, 960, 1920]
     bundles = list(index.bundles())
@@ -100,66 +101,66 @@ def test_row_groups_are_the_bundles(layout: Layout, monkeypatch: pytest.MonkeyPa
     assert uris_of(index, layout) == [(i, f"s3://b/{i}.jpg") for i in range(2500)]
 
 
-def test_a_part_has_no_more_bundles_than_a_footer_should_hold(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_room, "PART_BUNDLES", 3)
-    index = frozen(pages_of(20), layout, size=2)
+def test_a_part_has_a_limited_number_of_bundles(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "PART_BUNDLES", 3)
+    index = freeze(make_pages(20), layout, size=2)
     assert [part.num_images for part in index.parts] == [6, 6, 6, 2]
 
 
-def test_a_bundle_larger_than_a_part_is_still_one(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_room, "PART_ROWS", 10)
-    index = frozen(pages_of(60, page=7), layout, size=25)
+def test_a_bundle_larger_than_a_part_is_not_divided(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "PART_ROWS", 10)
+    index = freeze(make_pages(60, page=7), layout, size=25)
     assert [(bundle.first, bundle.num_images) for bundle in index.bundles()] == [(0, 25), (25, 25), (50, 10)]
 
 
-def test_what_was_frozen_is_what_is_read(layout: Layout) -> None:
+def test_the_index_that_is_read_is_the_one_that_was_frozen(layout: Layout) -> None:
     assert read_index(store=LocalStore(), layout=layout) is None
-    index = frozen(pages_of(130), layout)
+    index = freeze(make_pages(130), layout)
     assert read_index(store=LocalStore(), layout=layout) == index
     assert index.listed_at == NOON.isoformat()
 
 
 @pytest.mark.parametrize("limit", [1, 999, 1000, 1001])
-def test_a_limit_is_exact_and_asks_for_no_page_more(layout: Layout, limit: int) -> None:
-    asked = 0
+def test_a_limit_is_exact_and_no_further_page_is_requested(layout: Layout, limit: int) -> None:
+    num_pages = 0
 
-    def counted() -> Iterator[list[ObjectInfo]]:
-        nonlocal asked
-        for page in pages_of(5000):
-            asked += 1
+    def counted_pages() -> Iterator[list[ObjectInfo]]:
+        nonlocal num_pages
+        for page in make_pages(5000):
+            num_pages += 1
             yield page
 
-    index = frozen(counted(), layout, limit=limit)
+    index = freeze(counted_pages(), layout, limit=limit)
     assert index.num_images == limit
-    assert asked == -(-limit // 1000)
+    assert num_pages == -(-limit // 1000)
     assert [uri for _, uri in uris_of(index, layout)] == [f"s3://b/{i}.jpg" for i in range(limit)]
 
 
 def test_a_source_without_images_is_an_index_without_bundles(layout: Layout) -> None:
-    index = frozen(iter([[], []]), layout)
+    index = freeze(iter([[], []]), layout)
     assert (index.num_images, list(index.bundles())) == (0, [])
     assert read_index(store=LocalStore(), layout=layout) == index
 
 
-def test_the_size_of_a_bundle_is_asked_once_with_what_is_known_then(
+def test_the_bundle_size_is_chosen_once_with_at_most_the_rows_of_one_part(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_room, "PART_ROWS", 2000)
-    asked: list[int] = []
+    monkeypatch.setattr(index_module, "PART_ROWS", 2000)
+    numbers: list[int] = []
 
     def size(num_images: int) -> int:
-        asked.append(num_images)
+        numbers.append(num_images)
         return 64
 
     for num_images in (130, 10_000):
         freeze_index(
-            pages_of(num_images), store=LocalStore(), layout=layout, bundle_size=size, limit=None, listed_at=NOON
+            make_pages(num_images), store=LocalStore(), layout=layout, bundle_size=size, limit=None, listed_at=NOON
         )
-    assert asked == [130, 2000]
+    assert numbers == [130, 2000]
 
 
-class Nowhere(LocalStore):
-    """Takes every write and keeps only the names."""
+class DiscardingStore(LocalStore):
+    """A store that checks and discards what is written, and keeps the names."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
@@ -170,10 +171,12 @@ class Nowhere(LocalStore):
         return "e"
 
 
-def test_a_long_listing_is_streamed_and_never_held(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """300,000 images as Python objects are 120 MB; what is held of them is a part and a page."""
-    monkeypatch.setattr(index_room, "PART_ROWS", 8192)
-    store, alive, most = Nowhere(), 0, 0
+def test_a_long_listing_is_streamed_and_never_in_memory_as_a_whole(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300,000 images as Python objects are 120 MB; only a part and a page are in memory."""
+    monkeypatch.setattr(index_module, "PART_ROWS", 8192)
+    store, alive, most = DiscardingStore(), 0, 0
 
     class Page(list[ObjectInfo]):
         def __del__(self) -> None:
@@ -182,13 +185,13 @@ def test_a_long_listing_is_streamed_and_never_held(layout: Layout, monkeypatch: 
 
     def pages() -> Iterator[list[ObjectInfo]]:
         nonlocal alive, most
-        for page in pages_of(300_000, page=3000):
+        for page in make_pages(300_000, page=3000):
             alive += 1
             most = max(most, alive)
             yield Page(page)
 
     tracemalloc.start()
-    index = frozen(pages(), layout, size=1024, store=store)
+    index = freeze(pages(), layout, size=1024, store=store)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert index.num_images == 300_000
@@ -197,39 +200,39 @@ def test_a_long_listing_is_streamed_and_never_held(layout: Layout, monkeypatch: 
     assert peak_bytes < 20e6
 
 
-def test_no_part_that_is_written_is_still_held(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_room, "PART_ROWS", 5000)
-    gc.collect()  # what other tests left is not to go meanwhile
-    before, held = pa.total_allocated_bytes(), []
-    frozen(
-        pages_of(50_000),
+def test_the_memory_of_a_written_part_is_freed(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "PART_ROWS", 5000)
+    gc.collect()  # so that nothing of other tests is freed meanwhile
+    before, allocated = pa.total_allocated_bytes(), []
+    freeze(
+        make_pages(50_000),
         layout,
         size=500,
-        on_listed=lambda num_images: held.append(pa.total_allocated_bytes() - before),
+        on_listed=lambda num_images: allocated.append(pa.total_allocated_bytes() - before),
     )
-    of_the_first_part, of_the_rest = max(held[:5]), max(held[5:])
-    assert of_the_rest < 1.5 * of_the_first_part
+    first_part, other_parts = max(allocated[:5]), max(allocated[5:])
+    assert other_parts < 1.5 * first_part
     assert pa.total_allocated_bytes() <= before
 
 
-def test_a_listing_that_was_interrupted_leaves_no_index_and_begins_again(
+def test_an_interrupted_listing_leaves_no_index_and_the_next_one_starts_from_the_beginning(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_room, "PART_ROWS", 1000)
+    monkeypatch.setattr(index_module, "PART_ROWS", 1000)
 
     def broken() -> Iterator[list[ObjectInfo]]:
-        yield from pages_of(3000)
+        yield from make_pages(3000)
         raise StorageError("s3://b/: access denied")
 
     with pytest.raises(StorageError, match="access denied"):
-        frozen(broken(), layout)
+        freeze(broken(), layout)
     assert read_index(store=LocalStore(), layout=layout) is None
-    index = frozen(pages_of(1500), layout)
+    index = freeze(make_pages(1500), layout)
     assert read_index(store=LocalStore(), layout=layout) == index
     assert [position for position, _ in uris_of(index, layout)] == list(range(1500))
 
 
-def test_the_number_so_far_is_told_after_each_page(layout: Layout) -> None:
-    told: list[int] = []
-    frozen(pages_of(2500), layout, on_listed=told.append)
-    assert told == [1000, 2000, 2500]
+def test_the_number_of_listed_images_is_reported_after_each_page(layout: Layout) -> None:
+    reported: list[int] = []
+    freeze(make_pages(2500), layout, on_listed=reported.append)
+    assert reported == [1000, 2000, 2500]

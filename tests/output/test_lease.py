@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from batchtag.errors import Code, ConditionFailed, LeaseLost, OutputError, StorageError
-from batchtag.output import lease as lease_room
+from batchtag.output import lease as lease_module
 from batchtag.output.lease import EXPIRE_S, Holder, Lease, check_lease
 from batchtag.storage.base import Blob
 from batchtag.storage.local import LocalStore
@@ -34,7 +34,7 @@ def put(uri: str, holder: Holder) -> None:
 
 
 def take_over(uri: str, holder: Holder) -> None:
-    """As another run does it: by a conditional write, also while the first renews."""
+    """Write the lease as another run does: by a conditional write, also while the first one renews it."""
     store = LocalStore()
     while True:
         with contextlib.suppress(ConditionFailed):
@@ -42,34 +42,34 @@ def take_over(uri: str, holder: Holder) -> None:
             return
 
 
-def elsewhere(renewed_at: float) -> Holder:
+def remote_holder(renewed_at: float) -> Holder:
     return Holder(run_id="r-far", host="far", boot="b", pid=1, process="9", renewed_at=renewed_at)
 
 
-def mine(uri: str, run_id: str = "r-1", clock: Callable[[], float] = lambda: 1000.0) -> Lease:
+def make_lease(uri: str, run_id: str = "r-1", clock: Callable[[], float] = lambda: 1000.0) -> Lease:
     return Lease(uri, store=LocalStore(), run_id=run_id, clock=clock)
 
 
-def test_a_free_lease_is_taken_and_given_back(uri: str) -> None:
-    lease = mine(uri)
+def test_a_free_lease_is_acquired_and_released(uri: str) -> None:
+    lease = make_lease(uri)
     assert lease.acquire() == ""
     assert (holder_of(uri).run_id, holder_of(uri).pid) == ("r-1", os.getpid())
     check_lease(uri, store=LocalStore(), run_id="r-1")
     lease.release()
     assert not Path(uri).exists()
-    second = mine(uri, "r-2")
+    second = make_lease(uri, "r-2")
     assert second.acquire() == ""
     second.release()
 
 
-def test_of_two_that_start_together_one_wins(uri: str) -> None:
+def test_one_of_two_runs_that_start_together_gets_the_lease(uri: str) -> None:
     for round_number in range(10):
         barrier = threading.Barrier(2)
         won: list[Lease] = []
         refused: list[str] = []
 
         def start(run_id: str, barrier: threading.Barrier, won: list[Lease], refused: list[str]) -> None:
-            lease = mine(uri, run_id)
+            lease = make_lease(uri, run_id)
             barrier.wait()
             try:
                 lease.acquire()
@@ -88,26 +88,24 @@ def test_of_two_that_start_together_one_wins(uri: str) -> None:
         won[0].release()
 
 
-def test_a_living_holder_on_this_machine_is_refused_however_long_it_was_silent(uri: str) -> None:
-    first = mine(uri)
+def test_a_lease_whose_holder_lives_on_this_machine_cannot_be_acquired_however_long_it_was_silent(uri: str) -> None:
+    first = make_lease(uri)
     first.acquire()
-    with pytest.raises(
-        OutputError, match=r"is being written by run r-1 \(process \d+ on .*last sign of life 9000 s ago"
-    ):
-        mine(uri, "r-2", clock=lambda: 10_000.0).acquire()
+    with pytest.raises(OutputError, match=r"is being written by run r-1 \(process \d+ on .*last renewal 9000 s ago"):
+        make_lease(uri, "r-2", clock=lambda: 10_000.0).acquire()
     first.release()
 
 
 _DIES_HOLDING_IT = """
 import os, sys
-from batchtag.lease import Lease
+from batchtag.output.lease import Lease
 from batchtag.storage.local import LocalStore
 Lease(sys.argv[1], store=LocalStore(), run_id="r-dead").acquire()
 os.kill(os.getpid(), 9)
 """
 
 
-def test_a_process_that_died_is_followed_at_once(uri: str) -> None:
+def test_the_lease_of_a_dead_process_is_taken_over_at_once(uri: str) -> None:
     died = subprocess.run([sys.executable, "-c", _DIES_HOLDING_IT, uri], check=False)
     assert died.returncode == -9
     lease = Lease(uri, store=LocalStore(), run_id="r-next")
@@ -115,29 +113,29 @@ def test_a_process_that_died_is_followed_at_once(uri: str) -> None:
     lease.release()
 
 
-def test_a_pid_that_was_given_to_another_process_is_no_sign_of_life(uri: str) -> None:
-    lease = mine(uri)
+def test_a_holder_whose_pid_now_belongs_to_another_process_counts_as_dead(uri: str) -> None:
+    lease = make_lease(uri)
     lease.acquire()
     here = holder_of(uri)
     lease.release()
     put(uri, replace(here, run_id="r-old", process="1"))
-    second = mine(uri, "r-2")
+    second = make_lease(uri, "r-2")
     assert second.acquire() == "r-old"
     second.release()
 
 
-def test_a_holder_elsewhere_is_dead_when_it_was_silent_too_long_and_not_before(uri: str) -> None:
-    put(uri, elsewhere(renewed_at=1000.0))
+def test_a_holder_on_another_machine_is_dead_after_a_minute_of_silence_and_not_before(uri: str) -> None:
+    put(uri, remote_holder(renewed_at=1000.0))
     with pytest.raises(OutputError, match="r-far"):
-        mine(uri, clock=lambda: 1000.0 + EXPIRE_S).acquire()
-    lease = mine(uri, clock=lambda: 1000.5 + EXPIRE_S)
+        make_lease(uri, clock=lambda: 1000.0 + EXPIRE_S).acquire()
+    lease = make_lease(uri, clock=lambda: 1000.5 + EXPIRE_S)
     assert lease.acquire() == "r-far"
     lease.release()
 
 
-def test_a_container_on_this_machine_whose_processes_we_do_not_see_is_not_taken_for_dead(uri: str) -> None:
-    """Same kernel, same host name (hostNetwork), another pid namespace: its pid means nothing here."""
-    lease = mine(uri)
+def test_a_holder_in_a_container_whose_processes_are_not_visible_does_not_count_as_dead(uri: str) -> None:
+    """The same kernel and host name (hostNetwork), another pid namespace: its pid is not valid here."""
+    lease = make_lease(uri)
     lease.acquire()
     here = holder_of(uri)
     lease.release()
@@ -146,30 +144,30 @@ def test_a_container_on_this_machine_whose_processes_we_do_not_see_is_not_taken_
     assert other.host == socket.gethostname()
     put(uri, other)
     with pytest.raises(OutputError, match="r-pod"):
-        mine(uri).acquire()
+        make_lease(uri).acquire()
 
 
-def test_a_writer_whose_lease_was_taken_must_not_write_and_does_not_take_it_back(uri: str) -> None:
-    lease = mine(uri)
+def test_a_run_whose_lease_was_taken_over_must_not_write_and_does_not_delete_it(uri: str) -> None:
+    lease = make_lease(uri)
     lease.acquire()
-    put(uri, elsewhere(renewed_at=1000.0))
+    put(uri, remote_holder(renewed_at=1000.0))
     with pytest.raises(LeaseLost, match=r"run r-1 lost its lease of .*: run r-far holds it now"):
         check_lease(uri, store=LocalStore(), run_id="r-1")
     lease.release()
     assert holder_of(uri).run_id == "r-far"
 
 
-def test_a_lease_that_somebody_deleted_is_lost(uri: str) -> None:
-    lease = mine(uri)
+def test_a_deleted_lease_is_lost(uri: str) -> None:
+    lease = make_lease(uri)
     lease.acquire()
     Path(uri).unlink()
-    with pytest.raises(LeaseLost, match="nobody holds it"):
+    with pytest.raises(LeaseLost, match="no run holds it"):
         check_lease(uri, store=LocalStore(), run_id="r-1")
     lease.release()
 
 
-class Renewing(LocalStore):
-    """Counts conditional writes, and lets a test say what happens in one, or in a read."""
+class ScriptedStore(LocalStore):
+    """Counts conditional writes, and raises in one, or in a read, what the test says."""
 
     def __init__(self) -> None:
         self.writes = 0
@@ -198,61 +196,61 @@ def _raise_next(script: list[Exception | None]) -> None:
         raise error
 
 
-def after_renewals(store: Renewing, count: int) -> None:
+def after_renewals(store: ScriptedStore, count: int) -> None:
     for _ in range(count):
         assert store.renewed.acquire(timeout=10)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_room, "RENEW_S", 0.002)
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.002)
 
 
 @pytest.mark.usefixtures("quick")
-def test_renewal_keeps_it(uri: str) -> None:
-    store, times = Renewing(), iter(range(1000, 10**9))
+def test_a_renewed_lease_is_kept(uri: str) -> None:
+    store, times = ScriptedStore(), iter(range(1000, 10**9))
     lease = Lease(uri, store=store, run_id="r-1", clock=lambda: float(next(times)))
     lease.acquire()
     after_renewals(store, 4)
     assert holder_of(uri).renewed_at >= 1002
     lease.release()
-    assert lease.lost == ""
+    assert lease.lost_to == ""
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_renewal_notices_that_another_run_took_over(uri: str) -> None:
-    store = Renewing()
+    store = ScriptedStore()
     lease = Lease(uri, store=store, run_id="r-1", clock=lambda: 1000.0)
     lease.acquire()
-    take_over(uri, elsewhere(renewed_at=1000.0))
+    take_over(uri, remote_holder(renewed_at=1000.0))
     assert lease._renewer is not None
     lease._renewer.join(10)
-    assert lease.lost == "run r-far"
+    assert lease.lost_to == "run r-far"
     lease.release()
     assert holder_of(uri).run_id == "r-far"
 
 
 @pytest.mark.usefixtures("quick")
-def test_renewal_outlives_a_store_that_is_away_even_in_the_midst_of_asking_who_won(uri: str) -> None:
-    """A write whose answer was lost looks like a loss; the read that clears it up may fail too."""
-    away = StorageError("away", code=Code.UNREACHABLE)
-    store = Renewing()
+def test_renewal_survives_a_store_that_is_unreachable_also_while_it_asks_who_holds_the_lease(uri: str) -> None:
+    """A write whose answer was lost looks like a lost lease; the read that decides may fail too."""
+    unreachable = StorageError("unreachable", code=Code.UNREACHABLE)
+    store = ScriptedStore()
     lease = Lease(uri, store=store, run_id="r-1", clock=lambda: 1000.0)
-    store.before_write = [None, away]
+    store.before_write = [None, unreachable]
     store.after_write = [None, ConditionFailed("lost answer")]
-    store.before_read = [None, away]
+    store.before_read = [None, unreachable]
     lease.acquire()
     after_renewals(store, 8)
-    assert lease.lost == ""
+    assert lease.lost_to == ""
     assert lease._renewer is not None
     assert lease._renewer.is_alive()
     lease.release()
     assert not Path(uri).exists()
 
 
-def test_taking_it_survives_an_answer_that_was_lost(uri: str) -> None:
-    """The write arrived, its answer did not, and the second try finds the lease written: by ourselves."""
-    store = Renewing()
+def test_acquiring_survives_a_lost_answer(uri: str) -> None:
+    """The write arrived, its answer did not, and the second try finds the lease that this run wrote."""
+    store = ScriptedStore()
     store.after_write = [StorageError("reset", code=Code.UNREACHABLE, transient=True)]
     lease = Lease(uri, store=store, run_id="r-1", clock=lambda: 1000.0)
     assert lease.acquire() == ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchtag.errors import Code
-from batchtag.output.schemas import TABLES, errors_table, images_table, num_tags, parquet_bytes, tags_table
+from batchtag.output.schemas import TABLES, errors_table, images_table, parquet_bytes, tags_table
 from batchtag.types import Failure, ImagePrediction, ImageResult, Stage
 from tests.support.samples import NOON, boxes, classes, failed, info, ref, tagged
 
@@ -25,9 +26,11 @@ def test_the_schemas_equal_the_checked_in_text() -> None:
     assert text == (Path(__file__).parent / "schemas.txt").read_text()
 
 
-def test_boxes_are_moved_to_the_displayed_frame_and_cut_to_it() -> None:
-    finding = ImagePrediction(info=DETECTOR, prediction=boxes([-3, 2, 30, 20], [49, 39, 51, 41]), scale_xy=(2.0, 4.0))
-    rows = tags_table([tagged(0, finding, width=100, height=80)], run_id="r-1").to_pylist()
+def test_boxes_are_scaled_to_the_displayed_image_and_clipped_to_it() -> None:
+    prediction = ImagePrediction(
+        model_info=DETECTOR, prediction=boxes([-3, 2, 30, 20], [49, 39, 51, 41]), scale_xy=(2.0, 4.0)
+    )
+    rows = tags_table([tagged(0, prediction, width=100, height=80)], run_id="r-1").to_pylist()
     assert [(row["x_min"], row["y_min"], row["x_max"], row["y_max"]) for row in rows] == [
         (0.0, 8.0, 60.0, 80.0),
         (98.0, 80.0, 100.0, 80.0),
@@ -35,20 +38,20 @@ def test_boxes_are_moved_to_the_displayed_frame_and_cut_to_it() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1023, 767), (99_999, 3), (16_777_217, 1)])
-def test_no_box_leaves_the_image_by_a_rounding(width: int, height: int) -> None:
-    """The right edge of pixels decoded at 1/8 is no round number of displayed pixels."""
+def test_rounding_moves_no_box_out_of_the_image(width: int, height: int) -> None:
+    """The right edge of an image decoded at 1/8 is not at a whole displayed pixel."""
     small = (max(1, width // 8), max(1, height // 8))
     scale = (width / small[0], height / small[1])
-    finding = ImagePrediction(info=DETECTOR, prediction=boxes([0, 0, *small]), scale_xy=scale)
-    row = tags_table([tagged(0, finding, width=width, height=height)], run_id="r-1").to_pylist()[0]
+    prediction = ImagePrediction(model_info=DETECTOR, prediction=boxes([0, 0, *small]), scale_xy=scale)
+    row = tags_table([tagged(0, prediction, width=width, height=height)], run_id="r-1").to_pylist()[0]
     assert 0 <= row["x_min"] <= row["x_max"] <= width
     assert 0 <= row["y_min"] <= row["y_max"] <= height
 
 
 def test_a_class_has_no_box_and_a_crop_names_its_parent() -> None:
-    whole = ImagePrediction(info=info(), prediction=classes(0.75, 0.5))
+    whole = ImagePrediction(model_info=info(), prediction=classes(0.75, 0.5))
     crop = ImagePrediction(
-        info=info("product", crops_of="things"), prediction=classes(0.5), parent="things@0123456789ab#1"
+        model_info=info("product", crops_of="things"), prediction=classes(0.5), parent="things@0123456789ab#1"
     )
     rows = tags_table([tagged(3, whole, crop)], run_id="r-1").to_pylist()
     assert [(row["model"], row["rank"], row["score"], row["parent"]) for row in rows] == [
@@ -62,9 +65,9 @@ def test_a_class_has_no_box_and_a_crop_names_its_parent() -> None:
     assert {row[corner] for row in rows for corner in ("x_min", "y_min", "x_max", "y_max")} == {None}
 
 
-def test_what_is_not_known_is_null_and_never_an_empty_word() -> None:
-    unknown = ImageResult.of(ref(0, etag="", size_bytes=-1))
-    unknown.failure = TRUNCATED
+def test_unknown_values_are_null_and_never_empty_strings() -> None:
+    unread = ref(0, etag="", size_bytes=-1)
+    unknown = ImageResult(ref=unread, etag="", size_bytes=-1, last_modified=None, failure=TRUNCATED)
     row = images_table([unknown], run_id="r-1", tagged_at=NOON).to_pylist()[0]
     nulls = {name for name, value in row.items() if value is None}
     assert nulls == {
@@ -75,20 +78,19 @@ def test_what_is_not_known_is_null_and_never_an_empty_word() -> None:
 
 
 def test_an_object_of_zero_bytes_has_a_size() -> None:
-    assert images_table([ImageResult.of(ref(0, size_bytes=0))], run_id="r", tagged_at=NOON)[
-        "size_bytes"
-    ].to_pylist() == [0]
+    result = ImageResult(ref=ref(0, size_bytes=0), etag="e", size_bytes=0, last_modified=None)
+    assert images_table([result], run_id="r", tagged_at=NOON)["size_bytes"].to_pylist() == [0]
 
 
-def test_a_failed_image_gives_no_tags_whatever_a_model_had_said_before() -> None:
-    half_done = tagged(0, ImagePrediction(info=info(), prediction=classes(0.9)))
-    half_done.failure = Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message="no")
-    assert num_tags(half_done) == 0
+def test_a_failed_image_has_no_tags_although_one_model_predicted_something() -> None:
+    failure = Failure(stage=Stage.PREDICT, code=Code.MODEL_ERROR, message="no")
+    half_done = replace(tagged(0, ImagePrediction(model_info=info(), prediction=classes(0.9))), failure=failure)
+    assert half_done.num_tags == 0
     assert len(tags_table([half_done], run_id="r-1")) == 0
     assert errors_table([half_done], run_id="r-1")["code"].to_pylist() == ["model_error"]
 
 
-def test_one_error_row_says_all_of_a_failure() -> None:
+def test_an_error_row_has_every_field_of_the_failure() -> None:
     failure = Failure(stage=Stage.FETCH, code=Code.THROTTLED, message="slow down", attempts=6)
     assert errors_table([tagged(0), failed(1, failure)], run_id="r-1").to_pylist() == [
         {
@@ -104,11 +106,11 @@ def test_one_error_row_says_all_of_a_failure() -> None:
 
 
 def test_empty_tables_have_their_schema_also_in_the_file() -> None:
-    nothing_found = tagged(0, ImagePrediction(info=DETECTOR, prediction=boxes()))
+    without_boxes = tagged(0, ImagePrediction(model_info=DETECTOR, prediction=boxes()))
     for table, name in (
         (images_table([], run_id="r", tagged_at=NOON), "images"),
         (tags_table([], run_id="r"), "tags"),
-        (tags_table([nothing_found], run_id="r"), "tags"),
+        (tags_table([without_boxes], run_id="r"), "tags"),
         (errors_table([tagged(0)], run_id="r"), "errors"),
     ):
         assert len(table) == 0
@@ -116,7 +118,7 @@ def test_empty_tables_have_their_schema_also_in_the_file() -> None:
         assert pq.read_schema(io.BytesIO(parquet_bytes(table))).equals(TABLES[name])
 
 
-def test_the_footer_holds_what_it_is_given_and_the_rows_stay() -> None:
+def test_metadata_is_written_into_the_footer_and_the_rows_are_unchanged() -> None:
     data = parquet_bytes(images_table([tagged(0)], run_id="r", tagged_at=NOON), metadata={"batchtag.commit": "{}"})
     read = pq.read_table(io.BytesIO(data))
     assert read.schema.metadata[b"batchtag.commit"] == b"{}"
@@ -124,17 +126,17 @@ def test_the_footer_holds_what_it_is_given_and_the_rows_stay() -> None:
 
 
 def test_a_large_bundle_keeps_its_order_and_its_counts() -> None:
-    """Findings of all images become columns together; each row must still belong to its image."""
+    """The predictions of all images become columns together; each row must still belong to its image."""
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 4, 3000)
-    outcomes = [
-        tagged(i, ImagePrediction(info=DETECTOR, prediction=boxes(*[[i % 50, 0, i % 50 + 1, 1]] * n)))
+    results = [
+        tagged(i, ImagePrediction(model_info=DETECTOR, prediction=boxes(*[[i % 50, 0, i % 50 + 1, 1]] * n)))
         for i, n in enumerate(counts)
     ]
-    table = tags_table(outcomes, run_id="r-1")
+    table = tags_table(results, run_id="r-1")
     expected = [i for i, n in enumerate(counts) for _ in range(n)]
     assert table["uri"].to_pylist() == [f"s3://b/{i}.jpg" for i in expected]
     assert table["x_min"].to_pylist() == [i % 50 for i in expected]
     assert table["rank"].to_pylist() == [rank for n in counts for rank in range(1, n + 1)]
-    assert sum(map(num_tags, outcomes)) == len(table)
-    assert parquet_bytes(table) == parquet_bytes(tags_table(outcomes, run_id="r-1"))
+    assert sum(result.num_tags for result in results) == len(table)
+    assert parquet_bytes(table) == parquet_bytes(tags_table(results, run_id="r-1"))

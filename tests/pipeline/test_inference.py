@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from batchtag.errors import Code
 from batchtag.models import Model
-from batchtag.pipeline import inference as look_room
-from batchtag.pipeline.inference import DeviceLost, look, predict_each
+from batchtag.pipeline import inference
+from batchtag.pipeline.inference import DeviceLost, predict_batch, predict_each
 from batchtag.pipeline.loader import LoadedImage
-from batchtag.types import Failure, ImageResult, ModelInfo, Prediction
+from batchtag.types import DecodedImage, Failure, ModelInfo, Prediction, Stage
 from tests.support.samples import boxes, classes, decoded, info, ref
 
 Pixels = NDArray[np.uint8]
@@ -44,15 +44,19 @@ def images(num_images: int) -> list[Pixels]:
     return [np.full((6, 8, 3), i, np.uint8) for i in range(num_images)]
 
 
-def sights(images: Sequence[Pixels]) -> list[LoadedImage]:
-    seen = []
+def batch_of(images: Sequence[Pixels]) -> list[LoadedImage]:
+    """Loaded images with these pixels."""
+    batch = []
     for i, pixels in enumerate(images):
         image = decoded(pixels.shape[1], pixels.shape[0])
         image.pixels[:] = pixels
-        outcome = ImageResult.of(ref(i))
-        outcome.width, outcome.height = image.width, image.height
-        seen.append(LoadedImage(outcome, image))
-    return seen
+        batch.append(loaded_image(image, position=i))
+    return batch
+
+
+def loaded_image(image: DecodedImage | Failure, *, position: int = 0) -> LoadedImage:
+    image_ref = ref(position)
+    return LoadedImage(ref=image_ref, etag=image_ref.etag, size_bytes=10, last_modified=None, image=image)
 
 
 def poisoned_by(*numbers: int, error: Exception) -> Callable[[Pixels], Prediction]:
@@ -64,11 +68,11 @@ def poisoned_by(*numbers: int, error: Exception) -> Callable[[Pixels], Predictio
     return answer
 
 
-def test_the_device_is_held_while_a_model_computes_and_at_no_other_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found is checked while the next batch is on it."""
+def test_the_device_is_held_only_while_a_model_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions are checked while the next batch uses the device."""
     held = threading.Lock()
     seen: list[tuple[str, bool]] = []
-    check = look_room._checked
+    check = inference._check_predictions
 
     def answer(image: Pixels) -> Prediction:
         seen.append(("computes", held.locked()))
@@ -78,8 +82,10 @@ def test_the_device_is_held_while_a_model_computes_and_at_no_other_time(monkeypa
         seen.append(("checks", held.locked()))
         return check(predictions, which)
 
-    monkeypatch.setattr(look_room, "_checked", watched)
-    look(sights(images(1)), loaded(model(answer, info("first")), model(answer, info("second"))), hold=lambda: held)
+    monkeypatch.setattr(inference, "_check_predictions", watched)
+    predict_batch(
+        batch_of(images(1)), pairs(model(answer, info("first")), model(answer, info("second"))), hold=lambda: held
+    )
     assert seen == [("computes", True), ("checks", False)] * 2
 
 
@@ -99,7 +105,7 @@ def test_every_image_may_fail_and_none_is_lost() -> None:
     assert [type(result) for result in results] == [Failure] * 5
 
 
-def test_no_images_are_not_shown_to_the_model() -> None:
+def test_a_model_is_not_called_without_images() -> None:
     idle = model(lambda image: classes())
     assert predict_each(idle, []) == []
     assert idle.calls == []
@@ -115,36 +121,36 @@ def test_no_images_are_not_shown_to_the_model() -> None:
         RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_want_of_memory_has_a_code_of_its_own(error: Exception) -> None:
+def test_out_of_memory_has_its_own_code(error: Exception) -> None:
     (failure,) = predict_each(model(poisoned_by(0, error=error)), images(1))
     assert isinstance(failure, Failure)
-    assert (failure.code, failure.code.retryable) == (Code.OUT_OF_MEMORY, True)
+    assert (failure.code, failure.code.is_retryable) == (Code.OUT_OF_MEMORY, True)
 
 
-def test_a_broken_device_is_no_fault_of_an_image() -> None:
+def test_a_broken_device_is_not_blamed_on_an_image() -> None:
     error = RuntimeError("CUDA error: device-side assert triggered")
     with pytest.raises(DeviceLost, match="device-side assert"):
         predict_each(model(poisoned_by(2, error=error)), images(4))
 
 
-def test_whoever_holds_the_device_learns_that_it_is_lost_before_letting_go() -> None:
-    """Another bundle would have its images fail on it meanwhile."""
-    told: list[type[BaseException]] = []
+def test_the_loss_of_the_device_is_raised_while_it_is_held() -> None:
+    """Otherwise the images of another bundle would fail on it meanwhile."""
+    raised: list[type[BaseException]] = []
 
     @contextmanager
     def hold() -> Iterator[None]:
         try:
             yield
         except DeviceLost:
-            told.append(DeviceLost)
+            raised.append(DeviceLost)
             raise
 
     with pytest.raises(DeviceLost):
         predict_each(model(poisoned_by(2, error=RuntimeError("CUDA error: unspecified"))), images(4), hold=hold)
-    assert told == [DeviceLost]
+    assert raised == [DeviceLost]
 
 
-def test_what_a_failed_batch_held_is_free_before_anybody_else_computes() -> None:
+def test_the_memory_of_a_failed_batch_is_freed_before_the_device_is_released() -> None:
     """The traceback of an out-of-memory error keeps the frames of the batch, and with them its tensors, alive."""
 
     class Tensor:
@@ -176,7 +182,7 @@ def test_what_a_failed_batch_held_is_free_before_anybody_else_computes() -> None
     assert left == []
 
 
-def test_a_model_that_loses_an_image_is_asked_again_in_halves() -> None:
+def test_a_model_that_returns_too_few_predictions_is_called_again_with_halves() -> None:
     class Forgetful(Scripted):
         def predict(self, images: Sequence[Pixels]) -> list[Prediction]:
             return super().predict(images)[:2]
@@ -191,7 +197,7 @@ def test_a_model_that_loses_an_image_is_asked_again_in_halves() -> None:
     "prediction",
     [classes(float("nan")), boxes([0, 0, float("inf"), 1]), classes(1.5), classes(-0.1)],
 )
-def test_findings_that_no_table_can_hold_fail_only_their_image(prediction: Prediction) -> None:
+def test_values_that_no_table_can_hold_fail_only_their_image(prediction: Prediction) -> None:
     answers = iter([classes(0.5), prediction, classes(0.5)])
     results = predict_each(model(lambda image: next(answers), info(labels=("", "bottle"))), images(3))
     assert [type(result) for result in results] == [Prediction, Failure, Prediction]
@@ -200,23 +206,33 @@ def test_findings_that_no_table_can_hold_fail_only_their_image(prediction: Predi
     assert failure.code is Code.MODEL_ERROR
 
 
-def test_a_label_that_the_info_does_not_have_fails_the_image_and_not_the_part() -> None:
+def test_an_unknown_label_id_fails_the_image_and_not_the_part() -> None:
     (failure,) = predict_each(model(lambda image: boxes([0, 0, 1, 1]), info(labels=("only",))), images(1))
     assert isinstance(failure, Failure)
     assert "label" in failure.message
 
 
-def test_several_models_see_every_image_and_a_failed_one_is_not_shown_to_the_next() -> None:
+def test_every_model_predicts_every_image_except_those_that_failed_in_an_earlier_model() -> None:
     first = model(poisoned_by(1, error=ValueError("no")))
     second = model(lambda image: classes(0.25), info("second"))
-    seen = sights(images(3))
-    look(seen, loaded(first, second))
+    results = predict_batch(batch_of(images(3)), pairs(first, second))
     assert second.calls == [2]
-    assert [len(sight.outcome.findings) for sight in seen] == [2, 0, 2]
-    assert seen[1].outcome.failure is not None
+    assert [len(result.predictions) for result in results if result.failure is None] == [2, 2]
+    assert results[1].failure is not None
+    assert results[1].num_tags == 0
 
 
-def loaded(*models: Scripted) -> list[tuple[ModelInfo, Model]]:
+def test_an_image_that_failed_to_load_is_not_predicted_and_keeps_its_place() -> None:
+    broken = Failure(stage=Stage.DECODE, code=Code.CORRUPT, message="broken")
+    batch = [*batch_of(images(2)), loaded_image(broken, position=2)]
+    only = model(lambda image: classes(0.5))
+    results = predict_batch([batch[2], *batch[:2]], pairs(only))
+    assert only.calls == [2]
+    assert [result.ref.position for result in results] == [2, 0, 1]
+    assert [result.failure for result in results] == [broken, None, None]
+
+
+def pairs(*models: Scripted) -> list[tuple[ModelInfo, Model]]:
     return [(each.info, each) for each in models]
 
 
@@ -224,13 +240,12 @@ def detector_of(prediction: Prediction) -> Scripted:
     return model(lambda image: prediction, info("things", "object", labels=("", "bottle")))
 
 
-def test_crops_are_cut_in_whole_pixels_around_the_box_whatever_the_order_of_the_models() -> None:
+def test_crops_have_the_whole_pixels_around_the_box_in_any_order_of_models() -> None:
     detector = detector_of(boxes([1.5, 0.2, 3.1, 2.0], [0, 0, 8, 6], scores=[0.9, 0.6]))
     product = model(lambda image: classes(0.5), info("product", crops_of="things"))
-    seen = sights(images(2))
-    look(seen, loaded(product, detector))
+    results = predict_batch(batch_of(images(2)), pairs(product, detector))
     assert product.shapes == [(2, 3), (6, 8)] * 2
-    parents = [(finding.info.name, finding.parent) for finding in seen[0].outcome.findings]
+    parents = [(one.model_info.name, one.parent) for one in results[0].predictions]
     assert parents == [
         ("things", ""),
         ("product", "things@0123456789ab#1"),
@@ -250,26 +265,27 @@ def test_crops_are_cut_in_whole_pixels_around_the_box_whatever_the_order_of_the_
 )
 def test_a_box_without_area_or_beyond_the_edge_still_gives_a_crop(box: list[float], shape: tuple[int, int]) -> None:
     product = model(lambda image: classes(0.5), info("product", crops_of="things"))
-    look(sights(images(1)), loaded(detector_of(boxes(box)), product))
+    predict_batch(batch_of(images(1)), pairs(detector_of(boxes(box)), product))
     assert product.shapes == [shape]
 
 
-def test_doubtful_boxes_are_not_cropped_and_no_boxes_give_no_crops() -> None:
+def test_boxes_below_the_minimum_score_are_not_cropped() -> None:
     product = model(lambda image: classes(0.5), info("product", crops_of="things", crops_min_score=0.5))
-    look(sights(images(1)), loaded(detector_of(boxes([0, 0, 4, 4], [0, 0, 2, 2], scores=[0.5, 0.49])), product))
+    predict_batch(
+        batch_of(images(1)), pairs(detector_of(boxes([0, 0, 4, 4], [0, 0, 2, 2], scores=[0.5, 0.49])), product)
+    )
     assert product.shapes == [(4, 4)]
-    look(sights(images(1)), loaded(detector_of(boxes()), product))
+    predict_batch(batch_of(images(1)), pairs(detector_of(boxes()), product))
     assert product.calls == [1]
 
 
-def test_a_crop_that_fails_fails_its_image_and_no_other() -> None:
+def test_a_crop_that_fails_makes_only_its_image_fail() -> None:
     product = model(poisoned_by(1, error=ValueError("odd crop")), info("product", crops_of="things"))
-    seen = sights(images(3))
-    look(seen, loaded(detector_of(boxes([0, 0, 4, 4])), product))
-    assert [sight.outcome.failure is None for sight in seen] == [True, False, True]
+    results = predict_batch(batch_of(images(3)), pairs(detector_of(boxes([0, 0, 4, 4])), product))
+    assert [result.failure is None for result in results] == [True, False, True]
 
 
-def test_boxes_know_how_to_get_back_to_the_displayed_image() -> None:
-    sight = LoadedImage(ImageResult.of(ref(0)), decoded(8, 6, shown=(64, 47)))
-    look([sight], loaded(detector_of(boxes([0, 0, 8, 6]))))
-    assert sight.outcome.findings[0].scale_xy == (8.0, 47 / 6)
+def test_a_prediction_has_the_factors_from_decoded_to_displayed_pixels() -> None:
+    batch = [loaded_image(decoded(8, 6, displayed=(64, 47)))]
+    (result,) = predict_batch(batch, pairs(detector_of(boxes([0, 0, 8, 6]))))
+    assert result.predictions[0].scale_xy == (8.0, 47 / 6)

@@ -1,4 +1,4 @@
-"""Images opened by other processes: the same batches and outcomes, whatever happens to the others."""
+"""Images decoded by other processes: the same batches, whatever happens to the decode workers."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from batchtag.pipeline import remote_loader
 from batchtag.pipeline.loader import DecoderHung, ImageLoader
 from batchtag.pipeline.remote_loader import (
     CHUNK_IMAGES,
-    ChunkOpener,
     DecodedChunk,
+    DecodeWorker,
     DecodeWorkerDied,
     DecodeWorkerPlan,
-    Measured,
     RemoteLoader,
-    pays,
+    is_remote_faster,
 )
+from batchtag.pipeline.stats import RunStats
 from batchtag.runs import ray_decode_pool
-from batchtag.types import ImageResult
-from tests.pipeline.test_loader import opened, outcomes_of, plan
+from batchtag.types import DecodedImage, ImageRef
+from tests.pipeline.test_loader import make_loader, plan, refs_of
 from tests.support.samples import image_folder
 
 NUM_IMAGES = 4 * CHUNK_IMAGES + 5
 BATCH = 7
-WINDOW = plan(batch_images=BATCH).window
+WINDOW = plan(batch_size=BATCH).window
 
 
-class Others:
-    """Openers in threads; what goes to them and comes back is pickled, as between processes."""
+class ThreadPool:
+    """Decode workers in threads; what is sent and returned is pickled, as between processes."""
 
-    def __init__(self, before: Callable[[list[ImageResult]], None] = lambda chunk: None, *, slots: int = 4) -> None:
-        self.opener = ChunkOpener(opened(plan(batch_images=BATCH)))
+    def __init__(self, before: Callable[[list[ImageRef]], None] = lambda chunk: None, *, slots: int = 4) -> None:
+        self.decode_worker = DecodeWorker(DecodeWorkerPlan(load=plan(batch_size=BATCH)))
         self.chunks: list[list[int]] = []
         self._before = before
         self._slots = slots
@@ -50,224 +50,223 @@ class Others:
         return self._slots
 
     def start(self) -> None:
-        """They are there."""
+        """The threads have started."""
 
-    def open(self, outcomes: list[ImageResult]) -> Future[DecodedChunk] | None:
-        self.chunks.append([outcome.ref.position for outcome in outcomes])
-        return self._pool.submit(self._open, pickle.dumps(outcomes))
+    def submit(self, refs: list[ImageRef]) -> Future[DecodedChunk] | None:
+        self.chunks.append([ref.position for ref in refs])
+        return self._pool.submit(self._decode, pickle.dumps(refs))
 
     def dismiss(self) -> None:
         self._pool.shutdown(wait=False)
 
-    def _open(self, sent: bytes) -> DecodedChunk:
-        outcomes = pickle.loads(sent)
-        self._before(outcomes)
-        answer: DecodedChunk = pickle.loads(pickle.dumps(self.opener.open(outcomes)))
-        return answer
+    def _decode(self, sent: bytes) -> DecodedChunk:
+        refs = pickle.loads(sent)
+        self._before(refs)
+        chunk: DecodedChunk = pickle.loads(pickle.dumps(self.decode_worker.decode_chunk(refs)))
+        return chunk
 
 
-def found(stream: RemoteLoader | ImageLoader, outcomes: list[ImageResult]) -> tuple[list[Any], list[ImageResult]]:
-    """The batches as (position, pixels) and all outcomes."""
-    batches = [
-        [(sight.outcome.ref.position, sight.image.pixels.tobytes()) for sight in batch]
-        for batch in stream.batches(outcomes)
+def batches_of(loader: RemoteLoader | ImageLoader, refs: list[ImageRef]) -> list[Any]:
+    """The batches as (result, pixels of a decoded image)."""
+    return [
+        [
+            (loaded.to_result(), loaded.image.pixels.tobytes() if isinstance(loaded.image, DecodedImage) else b"")
+            for loaded in batch
+        ]
+        for batch in loader.load(refs)
     ]
-    return batches, outcomes
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> list[ImageResult]:
-    """Some images, one of them none."""
+def folder(tmp_path: Path) -> list[ImageRef]:
+    """Some images, one of which is not an image."""
     listed = image_folder(tmp_path / "p", NUM_IMAGES)
     Path(listed[40].uri).write_bytes(b"<html>no image</html>")
-    return outcomes_of(listed)
+    return refs_of(listed)
 
 
 @pytest.fixture
-def expected(folder: list[ImageResult]) -> tuple[list[Any], list[ImageResult]]:
-    copies = pickle.loads(pickle.dumps(folder))
-    return found(opened(plan(batch_images=BATCH)), copies)
+def expected(folder: list[ImageRef]) -> list[Any]:
+    return batches_of(make_loader(plan(batch_size=BATCH)), folder)
 
 
-def here(**changes: Any) -> ImageLoader:
-    return opened(plan(batch_images=BATCH, **changes))
+def remote(pool: ThreadPool) -> RemoteLoader:
+    return RemoteLoader(plan(batch_size=BATCH), pool, local=make_loader(plan(batch_size=BATCH)))
 
 
-def through(others: Others) -> RemoteLoader:
-    return RemoteLoader(plan(batch_images=BATCH), others, here=here())
-
-
-def test_others_give_the_batches_and_outcomes_that_this_process_gives(
-    folder: list[ImageResult], expected: tuple[list[Any], list[ImageResult]], monkeypatch: pytest.MonkeyPatch
+def test_decode_workers_give_the_batches_that_this_process_gives(
+    folder: list[ImageRef], expected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_loader, "IMPATIENCE_S", 30.0)
-    others = Others()
-    stream = through(others)
-    assert found(stream, folder) == expected
+    pool = ThreadPool()
+    loader = remote(pool)
+    assert batches_of(loader, folder) == expected
     sent = folder[WINDOW:]
-    assert [position for chunk in others.chunks for position in chunk] == [outcome.ref.position for outcome in sent]
-    assert stream.times().fetched_bytes == sum(outcome.size_bytes for outcome in sent)
+    assert [position for chunk in pool.chunks for position in chunk] == [ref.position for ref in sent]
+    assert loader.stats().fetched_bytes == sum(Path(ref.uri).stat().st_size for ref in sent)
+    assert loader.stats().num_decoded_remotely == len(sent)
 
 
-class Now(Others):
-    """Takes a chunk or not, by turns."""
+class SometimesFullPool(ThreadPool):
+    """Takes a chunk or not, as the test says."""
 
     def __init__(self, *takes: bool) -> None:
         super().__init__()
         self.takes = iter(takes)
 
-    def open(self, outcomes: list[ImageResult]) -> Future[DecodedChunk] | None:
-        return super().open(outcomes) if next(self.takes, True) else None
+    def submit(self, refs: list[ImageRef]) -> Future[DecodedChunk] | None:
+        return super().submit(refs) if next(self.takes, True) else None
 
 
 @pytest.mark.parametrize(
-    ("takes", "here_first", "sent"),
+    ("takes", "local_first", "sent"),
     [
         ((), WINDOW, NUM_IMAGES - WINDOW),
         ((False,) * 4, 3 * WINDOW, NUM_IMAGES - 3 * WINDOW),
         ((True, False, False), WINDOW, NUM_IMAGES - 2 * WINDOW),
     ],
-    ids=["they are there", "they start", "they come and go"],
+    ids=["ready at once", "still starting", "sometimes full"],
 )
-def test_what_nobody_can_take_is_opened_here_a_window_at_a_time(
-    folder: list[ImageResult],
-    expected: tuple[list[Any], list[ImageResult]],
+def test_images_that_no_decode_worker_can_take_are_loaded_locally_a_window_at_a_time(
+    folder: list[ImageRef],
+    expected: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     takes: tuple[bool, ...],
-    here_first: int,
+    local_first: int,
     sent: int,
 ) -> None:
-    """And does not stand in line behind chunks that are out: somebody may be there when they have come."""
+    """They do not queue behind chunks in progress: a decode worker may be free when those have arrived."""
     monkeypatch.setattr(remote_loader, "IMPATIENCE_S", 30.0)
-    others = Now(*takes)
-    assert found(through(others), folder) == expected
-    positions = [position for chunk in others.chunks for position in chunk]
-    assert positions[0] == folder[here_first].ref.position
+    pool = SometimesFullPool(*takes)
+    assert batches_of(remote(pool), folder) == expected
+    positions = [position for chunk in pool.chunks for position in chunk]
+    assert positions[0] == folder[local_first].position
     assert len(positions) == sent
 
 
-def test_images_whose_size_is_not_known_yet_go_to_nobody(folder: list[ImageResult]) -> None:
-    """The first two windows are no images, so nothing tells how many of them a chunk could hold."""
-    for outcome in folder[: 2 * WINDOW]:
-        Path(outcome.ref.uri).write_bytes(b"<html>no image</html>")
-    others = Others()
-    found(through(others), folder)
-    assert others.chunks[0][0] == folder[3 * WINDOW].ref.position
+def test_no_chunk_is_sent_before_the_size_of_images_is_known(folder: list[ImageRef]) -> None:
+    """The first two windows hold no image, so the size of a chunk cannot be calculated."""
+    for ref in folder[: 2 * WINDOW]:
+        Path(ref.uri).write_bytes(b"<html>no image</html>")
+    pool = ThreadPool()
+    batches_of(remote(pool), folder)
+    assert pool.chunks[0][0] == folder[3 * WINDOW].position
 
 
-def test_chunks_that_do_not_come_are_opened_here(
-    folder: list[ImageResult], expected: tuple[list[Any], list[ImageResult]], monkeypatch: pytest.MonkeyPatch
+def test_chunks_that_do_not_arrive_are_loaded_locally(
+    folder: list[ImageRef], expected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_loader, "IMPATIENCE_S", 0.01)
     over = threading.Event()
 
-    def never(chunk: list[ImageResult]) -> None:
+    def never(chunk: list[ImageRef]) -> None:
         over.wait(30)
 
-    others = Others(never)
-    stream = through(others)
+    loader = remote(ThreadPool(never))
     try:
-        assert found(stream, folder) == expected
+        assert batches_of(loader, folder) == expected
     finally:
         over.set()
-    assert stream.times().fetched_bytes == 0
+    assert loader.stats().fetched_bytes == 0
 
 
-def test_a_chunk_whose_opener_died_is_opened_here_in_a_child(
-    folder: list[ImageResult], expected: tuple[list[Any], list[ImageResult]], monkeypatch: pytest.MonkeyPatch
+def test_a_chunk_whose_decode_worker_died_is_decoded_in_a_child_process(
+    folder: list[ImageRef], expected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_loader, "IMPATIENCE_S", 30.0)
-    careful: list[int] = []
-    one_by_one = ImageLoader.one_by_one
+    isolated: list[int] = []
+    load_isolated = ImageLoader.load_isolated
 
-    def watched(self: ImageLoader, outcomes: list[ImageResult], **keywords: Any) -> Any:
-        careful.extend(outcome.ref.position for outcome in outcomes)
-        return one_by_one(self, outcomes, **keywords)
+    def observed(self: ImageLoader, refs: list[ImageRef], **keywords: Any) -> Any:
+        isolated.extend(ref.position for ref in refs)
+        return load_isolated(self, refs, **keywords)
 
-    deadly = folder[50].ref.position
+    deadly = folder[50].position
 
-    def die_of_it(chunk: list[ImageResult]) -> None:
-        if deadly in [outcome.ref.position for outcome in chunk]:
-            raise DecodeWorkerDied("the node is gone")
+    def die_of_it(chunk: list[ImageRef]) -> None:
+        if deadly in [ref.position for ref in chunk]:
+            raise DecodeWorkerDied("the node was removed")
 
-    monkeypatch.setattr(ImageLoader, "one_by_one", watched)
-    others = Others(die_of_it)
-    assert found(through(others), folder) == expected
-    assert [careful] == [chunk for chunk in others.chunks if deadly in chunk]
+    monkeypatch.setattr(ImageLoader, "load_isolated", observed)
+    pool = ThreadPool(die_of_it)
+    assert batches_of(remote(pool), folder) == expected
+    assert [isolated] == [chunk for chunk in pool.chunks if deadly in chunk]
 
 
-def test_no_more_chunks_are_out_than_others_can_have_in_hand_and_two(
-    folder: list[ImageResult], monkeypatch: pytest.MonkeyPatch
+def test_at_most_two_chunks_more_are_in_progress_than_decode_workers_have_slots(
+    folder: list[ImageRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_loader, "CHUNK_IMAGES", 8)
-    others = Others(slots=1)
-    batches = through(others).batches(folder)
-    for _ in range(WINDOW // BATCH + 1):  # the last begins with what is opened here, and ends with what they opened
+    pool = ThreadPool(slots=1)
+    batches = remote(pool).load(folder)
+    for _ in range(WINDOW // BATCH + 1):  # the last one begins with local images and ends with remote ones
         next(batches)
-    assert len(others.chunks) == 1 + 2
+    assert len(pool.chunks) == 1 + 2
     batches.close()  # type: ignore[attr-defined]
 
 
-def test_an_image_that_keeps_the_decoder_of_an_opener_is_told(folder: list[ImageResult]) -> None:
-    class Stuck(ImageLoader):
-        def batches(self, outcomes: Any) -> Any:
-            raise DecoderHung
+def test_a_decode_worker_whose_decoder_hangs_says_so(folder: list[ImageRef], monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(self: ImageLoader, refs: Any) -> Any:
+        raise DecoderHung
 
-    with pytest.raises(DecoderHung):
-        ChunkOpener(Stuck(plan(), store_for=lambda uri: pytest.fail(uri))).open(folder[:3])
+    monkeypatch.setattr(ImageLoader, "load", hang)
+    assert DecodeWorker(DecodeWorkerPlan(load=plan())).decode_chunk(folder[:3]) == "an image hangs the decoder"
 
 
-def test_openers_whose_chunks_do_not_come_are_known_to_be_no_help(
-    folder: list[ImageResult], monkeypatch: pytest.MonkeyPatch
+def test_decode_workers_whose_chunks_do_not_arrive_count_as_unhelpful(
+    folder: list[ImageRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_loader, "IMPATIENCE_S", 0.0)
     monkeypatch.setattr(remote_loader, "JUDGED_CHUNKS", 4)
     over = threading.Event()
 
-    def never(chunk: list[ImageResult]) -> None:
+    def never(chunk: list[ImageRef]) -> None:
         over.wait(30)
 
-    stream = through(Others(never))
-    assert not stream.is_no_help
+    loader = remote(ThreadPool(never))
+    assert not loader.is_unhelpful
     try:
-        found(stream, folder)
+        batches_of(loader, folder)
     finally:
         over.set()
-    assert stream.is_no_help
+    assert loader.is_unhelpful
 
 
-def test_openers_that_cannot_be_started_are_told_and_the_next_bundle_tries_again(
+def test_decode_workers_that_cannot_be_started_are_logged_and_tried_again_with_the_next_bundle(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried: list[type] = []
 
-    def remote(actor: type) -> Any:
+    def failing_remote(actor: type) -> Any:
         tried.append(actor)
         raise RuntimeError("the head does not answer")
 
-    monkeypatch.setattr(ray, "remote", remote)
-    monkeypatch.setattr(ray_decode_pool, "machines", lambda: [Machine(cpus=4, gpus=0)])
+    monkeypatch.setattr(ray, "remote", failing_remote)
+    monkeypatch.setattr(ray_decode_pool, "list_machines", lambda: [Machine(cpus=4, gpus=0)])
     placement: Any = SimpleNamespace(actors=1, cpus_per_actor=1, gpus_per_actor=0)
-    others = ray_decode_pool.RayDecodePool(DecodeWorkerPlan(stream=plan()), placement)
+    pool = ray_decode_pool.RayDecodePool(DecodeWorkerPlan(load=plan()), placement)
     for num_bundles in (1, 2):
-        assert others.slots() == 4  # two each; one CPU is the worker's, and one Ray Data's
+        assert pool.slots() == 4  # two for each; one CPU is the worker's, and one is Ray Data's
         for _ in range(3):
-            assert others.open([]) is None
+            assert pool.submit([]) is None
             for thread in threading.enumerate():
-                if thread.name == "hire":
+                if thread.name == "decode-pool":
                     thread.join(10)
         assert len(tried) == num_bundles
-    assert "openers could not be started: RuntimeError: the head does not answer" in caplog.text
+    assert "decode workers could not be started: RuntimeError: the head does not answer" in caplog.text
 
 
-def measured(*, fetch_ms: float, decode_ms: float, model_ms: float, rate: float, num_images: int = 10_000) -> Measured:
-    return Measured(
+def measured(
+    *, fetch_ms: float, decode_ms: float, model_ms: float, rate: float, num_images: int = 10_000
+) -> tuple[RunStats, float]:
+    """The statistics of one worker, and the seconds in which it tagged these images."""
+    stats = RunStats(
         num_images=num_images,
-        seconds=num_images / rate,
         fetch_s=fetch_ms * num_images / 1000,
         decode_s=decode_ms * num_images / 1000,
         predict_s=model_ms * num_images / 1000,
     )
+    return stats, num_images / rate
 
 
 SIXTEEN_FETCHES = plan(fetches=16, decode_threads=4)
@@ -284,9 +283,10 @@ SIXTEEN_FETCHES = plan(fetches=16, decode_threads=4)
         (measured(fetch_ms=30, decode_ms=40, model_ms=3, rate=95), 0, False),
         (measured(fetch_ms=30, decode_ms=40, model_ms=3, rate=95, num_images=100), 16, False),
     ],
-    ids=["the model is the limit", "light", "far away", "few elsewhere", "many elsewhere", "nobody", "too early"],
+    ids=["the model is the limit", "light", "far away", "few slots", "many slots", "no slot", "too early"],
 )
-def test_going_out_pays_where_fetching_or_decoding_holds_the_model_back(
-    so_far: Measured, slots: int, expected: bool
+def test_remote_decoding_is_faster_if_fetching_or_decoding_limits_the_model(
+    so_far: tuple[RunStats, float], slots: int, expected: bool
 ) -> None:
-    assert pays(so_far, SIXTEEN_FETCHES, slots=slots) is expected
+    stats, elapsed_s = so_far
+    assert is_remote_faster(stats, SIXTEEN_FETCHES, elapsed_s=elapsed_s, slots=slots) is expected

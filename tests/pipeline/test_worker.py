@@ -22,14 +22,15 @@ from batchtag.output.layout import Layout
 from batchtag.output.lease import Lease
 from batchtag.output.types import Bundle
 from batchtag.pipeline import worker
-from batchtag.pipeline.inference import Hold, look
+from batchtag.pipeline.concurrency import DeviceSlots
+from batchtag.pipeline.inference import Hold, predict_batch
 from batchtag.pipeline.loader import LoadPlan
 from batchtag.pipeline.remote_loader import DecodeTask, RemoteLoader
-from batchtag.pipeline.supervisor import STARTS_WITHOUT_A_NAME, Supervisor
-from batchtag.pipeline.worker import Worker, WorkPlan, _Device
+from batchtag.pipeline.supervisor import MAX_UNEXPLAINED_STARTS, Supervisor
+from batchtag.pipeline.worker import Worker, WorkPlan
 from batchtag.storage.base import Blob
 from batchtag.storage.local import LocalStore
-from batchtag.types import ImageResult, Prediction
+from batchtag.types import ImageRef, Prediction
 from tests.support.samples import freeze, image_folder
 
 SPEC = ConstantSpec(task="detect", tag="thing")
@@ -43,28 +44,28 @@ class Run:
         self.layout = Layout(str(folder / "out"))
         self.listed = image_folder(folder / "images", num_images)
         self.bundles = freeze(self.listed, store=STORE, layout=self.layout, size=size)
-        self.monitor = Supervisor()
+        self.supervisor = Supervisor()
         self.lease = Lease(self.layout.lease, store=STORE, run_id="r-1")
 
-    def worker(self, *, batch_images: int = 4, monitor: Any = None) -> Worker:
-        return Worker(self.plan(batch_images=batch_images), monitor or self.monitor)
+    def worker(self, *, batch_size: int = 4, supervisor: Any = None) -> Worker:
+        return Worker(self.plan(batch_size=batch_size), supervisor or self.supervisor)
 
-    def plan(self, *, batch_images: int = 4) -> WorkPlan:
+    def plan(self, *, batch_size: int = 4) -> WorkPlan:
         info = models.prepare(SPEC)
-        stream = LoadPlan(
+        load = LoadPlan(
             rules=DecodeRules(),
-            input_resolutions=(info.input_resolution,),
+            resolutions=(info.input_resolution,),
             decode_timeout_s=30.0,
             fetches=4,
             decode_threads=2,
-            batch_images=batch_images,
+            batch_size=batch_size,
         )
         return WorkPlan(
             run_id="r-1",
             out=self.layout.out,
             models=(SPEC,),
-            infos=(info,),
-            stream=stream,
+            model_infos=(info,),
+            load=load,
             runtime=models.Runtime(),
         )
 
@@ -81,7 +82,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     run.lease.release()
 
 
-def test_a_bundle_is_committed_with_one_row_an_image_and_boxes_of_the_displayed_size(run: Run) -> None:
+def test_a_bundle_is_committed_with_one_row_per_image_and_boxes_of_the_displayed_size(run: Run) -> None:
     bundle = run.bundles[1]
     commit = run.worker().tag(bundle)
     assert (commit.part, commit.num_images, commit.num_tagged, commit.num_tags) == (bundle.id, 5, 5, 5)
@@ -94,7 +95,7 @@ def test_a_bundle_is_committed_with_one_row_an_image_and_boxes_of_the_displayed_
     assert {row["run_id"] for row in (*images, *tags)} == {"r-1"}
 
 
-def test_a_bundle_that_is_committed_is_not_done_again(run: Run) -> None:
+def test_a_committed_bundle_is_not_tagged_again(run: Run) -> None:
     bundle = run.bundles[0]
     first = run.worker().tag(bundle)
     for image in run.listed:
@@ -104,20 +105,20 @@ def test_a_bundle_that_is_committed_is_not_done_again(run: Run) -> None:
     assert Path(run.layout.part("images", bundle.id)).stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("batch_images", [1, 3, 64])
-def test_rows_do_not_depend_on_the_size_of_a_batch_or_on_care(run: Run, batch_images: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_rows_depend_neither_on_the_batch_size_nor_on_isolation(run: Run, batch_size: int) -> None:
     Path(run.listed[2].uri).write_bytes(b"no image")
-    bundle, careful = run.bundles
-    run.worker(batch_images=4).tag(bundle)
+    bundle, other = run.bundles
+    run.worker(batch_size=4).tag(bundle)
     expected = comparable(run, bundle)
     Path(run.layout.part("images", bundle.id)).unlink()
-    run.worker(batch_images=batch_images).tag(bundle)
+    run.worker(batch_size=batch_size).tag(bundle)
     assert comparable(run, bundle) == expected
     Path(run.layout.part("images", bundle.id)).unlink()
-    run.monitor.needs_care(bundle.id)
+    run.supervisor.isolate_bundle(bundle.id)
     run.worker().tag(bundle)
     assert comparable(run, bundle) == expected
-    assert careful.first == 5
+    assert other.first == 5
 
 
 def comparable(run: Run, bundle: Bundle) -> list[list[dict[str, Any]]]:
@@ -127,18 +128,18 @@ def comparable(run: Run, bundle: Bundle) -> list[list[dict[str, Any]]]:
     return tables
 
 
-def test_images_that_killed_twice_are_given_up_and_their_neighbours_are_tagged(run: Run) -> None:
+def test_an_image_that_killed_twice_becomes_crashed_and_its_neighbours_are_tagged(run: Run) -> None:
     bundle = run.bundles[0]
     for _ in range(2):
-        run.monitor.start(bundle.id)
-        run.monitor.at(bundle.id, 3)
+        run.supervisor.start_bundle(bundle.id)
+        run.supervisor.announce_image(bundle.id, 3)
     commit = run.worker().tag(bundle)
     assert (commit.num_tagged, commit.failed_by_code) == (4, {"crashed": 1})
     (error,) = run.rows("errors", bundle)
     assert (error["uri"], error["stage"], error["attempts"]) == (run.listed[3].uri, "predict", 2)
 
 
-def test_a_image_that_kills_the_decoder_is_crashed_in_a_careful_bundle(
+def test_an_image_that_kills_the_decoder_becomes_crashed_in_an_isolated_bundle(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child that decodes is really killed, when it is given the image with that colour."""
@@ -148,12 +149,12 @@ def test_a_image_that_kills_the_decoder_is_crashed_in_a_careful_bundle(
     send = subprocess_decoder._send
 
     def deadly(pipe: Any, message: Any) -> None:
-        data, rules, input_resolutions = message
-        send(pipe, (data, _Exit() if data == poison else rules, input_resolutions))
+        data, rules, resolutions = message
+        send(pipe, (data, _Exit() if data == poison else rules, resolutions))
 
     monkeypatch.setattr(subprocess_decoder, "_send", deadly)
     bundle = run.bundles[0]
-    run.monitor.needs_care(bundle.id)
+    run.supervisor.isolate_bundle(bundle.id)
     commit = run.worker().tag(bundle)
     assert (commit.num_tagged, commit.failed_by_code) == (4, {"crashed": 1})
     (error,) = run.rows("errors", bundle)
@@ -167,26 +168,26 @@ class _Exit:
         return os._exit, (9,)
 
 
-class Story:
-    """The monitor, and what it was told in which order."""
+class RecordingSupervisor:
+    """A supervisor that records the announced images in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
-        self._monitor = Supervisor()
+        self.announced: list[tuple[str, int]] = []
+        self._supervisor = Supervisor()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._monitor, name)
+        return getattr(self._supervisor, name)
 
-    def at(self, bundle: str, position: int) -> None:
-        self.told.append((bundle, position))
-        self._monitor.at(bundle, position)
+    def announce_image(self, bundle: str, position: int) -> None:
+        self.announced.append((bundle, position))
+        self._supervisor.announce_image(bundle, position)
 
 
-def test_a_careful_bundle_announces_each_image_and_that_it_left_the_last(run: Run) -> None:
-    story = Story()
-    story.needs_care(run.bundles[0].id)
-    run.worker(monitor=story).tag(run.bundles[0])
-    assert [position for _, position in story.told] == [0, 1, 2, 3, 4, -1]
+def test_an_isolated_bundle_announces_each_image_and_the_end_of_the_last(run: Run) -> None:
+    recorder = RecordingSupervisor()
+    recorder.isolate_bundle(run.bundles[0].id)
+    run.worker(supervisor=recorder).tag(run.bundles[0])
+    assert [position for _, position in recorder.announced] == [0, 1, 2, 3, 4, -1]
 
 
 def test_two_bundles_at_once_in_one_worker_are_both_committed(run: Run) -> None:
@@ -206,35 +207,34 @@ def in_threads(call: Callable[[Bundle], Any], bundles: Sequence[Bundle]) -> list
     return answers
 
 
-def test_a_careful_bundle_is_alone_with_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever dies while it is in there died of it."""
+def test_an_isolated_bundle_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A death of the worker meanwhile is then due to that bundle."""
     run = Run(tmp_path, num_images=40, size=10)
     run.lease.acquire()
     now: set[int] = set()
     together: list[set[int]] = []
-    original = look
 
-    def watched(batch: Any, loaded: Any, **others: Any) -> None:
-        bundle = batch[0].outcome.ref.position // 10
+    def observed_predict(batch: Any, models: Any, **others: Any) -> Any:
+        bundle = batch[0].ref.position // 10
         now.add(bundle)
         together.append(set(now))
-        original(batch, loaded, **others)
+        return predict_batch(batch, models, **others)
 
-    class Leaving(Supervisor):
-        def done(self, bundle: str) -> None:
+    class ObservedSupervisor(Supervisor):
+        def finish_bundle(self, bundle: str) -> None:
             now.discard(int(bundle[:12]) // 10)
-            super().done(bundle)
+            super().finish_bundle(bundle)
 
-    monkeypatch.setattr(worker, "look", watched)
-    run.monitor = Leaving()
-    run.monitor.needs_care(run.bundles[2].id)
-    assert len(in_threads(run.worker(batch_images=2).tag, run.bundles)) == 4
+    monkeypatch.setattr(worker, "predict_batch", observed_predict)
+    run.supervisor = ObservedSupervisor()
+    run.supervisor.isolate_bundle(run.bundles[2].id)
+    assert len(in_threads(run.worker(batch_size=2).tag, run.bundles)) == 4
     assert {2} in together
     assert [others for others in together if 2 in others and len(others) > 1] == []
     run.lease.release()
 
 
-def test_no_image_is_asked_for_before_the_way_to_the_store_is_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_fetched_before_the_store_is_opened(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
     too_early: list[bool] = []
 
@@ -258,8 +258,8 @@ def test_a_worker_whose_device_is_lost_ends_before_another_bundle_gets_it(
 
     ends: list[tuple[bool, str]] = []
 
-    def die(self: Worker, bundle: Bundle, why: str) -> NoReturn:
-        ends.append((self._device._free.acquire(blocking=False), why))
+    def die(self: Worker, bundle: Bundle, reason: str) -> NoReturn:
+        ends.append((self._device._permits.acquire(blocking=False), reason))
         raise Ended
 
     class Broken:
@@ -276,36 +276,36 @@ def test_a_worker_whose_device_is_lost_ends_before_another_bundle_gets_it(
     assert ends == [(False, "the device is lost: CUDA error: an illegal memory access")]
 
 
-def test_openers_that_are_no_help_are_let_go_and_the_worker_opens_its_images(
+def test_decode_workers_that_do_not_help_are_dismissed_and_the_worker_decodes_by_itself(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Useless:
-        is_employed = True
+    class UselessPool:
+        is_dismissed = False
 
         def slots(self) -> int:
-            return 4 if self.is_employed else 0
+            return 0 if self.is_dismissed else 4
 
         def start(self) -> None:
-            pytest.fail("nobody asked for them")
+            pytest.fail("no decode worker is wanted")
 
-        def open(self, outcomes: list[ImageResult]) -> DecodeTask | None:
-            pytest.fail("nothing is sent to them")
+        def submit(self, refs: list[ImageRef]) -> DecodeTask | None:
+            pytest.fail("nothing is sent to decode workers")
 
         def dismiss(self) -> None:
-            self.is_employed = False
+            self.is_dismissed = True
 
-    others = Useless()
-    monkeypatch.setattr(RemoteLoader, "is_no_help", True)
+    pool = UselessPool()
+    monkeypatch.setattr(RemoteLoader, "is_unhelpful", True)
     plan = dataclasses.replace(run.plan(), decode="auto")
-    assert Worker(plan, run.monitor, openers=others).tag(run.bundles[0]).num_images == 5
-    assert not others.is_employed
+    assert Worker(plan, run.supervisor, decode_pool=pool).tag(run.bundles[0]).num_images == 5
+    assert pool.is_dismissed
 
 
-def test_a_bundle_without_hope_fails_the_run_and_says_which_positions(run: Run) -> None:
+def test_a_fatal_bundle_fails_the_run_and_the_message_has_its_positions(run: Run) -> None:
     bundle = run.bundles[0]
-    for _ in range(STARTS_WITHOUT_A_NAME):
-        run.monitor.start(bundle.id)
-    with pytest.raises(RunFailed, match=rf"bundle {bundle.id} was begun 21 times .* positions {bundle.id}"):
+    for _ in range(MAX_UNEXPLAINED_STARTS):
+        run.supervisor.start_bundle(bundle.id)
+    with pytest.raises(RunFailed, match=rf"bundle {bundle.id} was started 21 times .* positions {bundle.id}"):
         run.worker().tag(bundle)
 
 
@@ -316,139 +316,139 @@ def test_a_worker_of_a_run_that_was_declared_dead_commits_nothing(run: Run) -> N
     assert not Path(run.layout.part("images", run.bundles[0].id)).exists()
 
 
-def test_a_model_that_is_another_one_here_is_refused(run: Run) -> None:
+def test_a_model_that_differs_from_the_drivers_is_refused(run: Run) -> None:
     plan = run.plan()
-    other = dataclasses.replace(plan.infos[0], digest="ffffffffffff")
-    with pytest.raises(ModelError, match=r"has digest \w+ on this worker and ffffffffffff where the run began"):
-        Worker(dataclasses.replace(plan, infos=(other,)), run.monitor)
+    other = dataclasses.replace(plan.model_infos[0], digest="ffffffffffff")
+    with pytest.raises(ModelError, match=r"has digest \w+ on this worker and ffffffffffff on the driver"):
+        Worker(dataclasses.replace(plan, model_infos=(other,)), run.supervisor)
 
 
-def test_figures_count_every_image_once(run: Run) -> None:
+def test_statistics_count_every_image_once(run: Run) -> None:
     Path(run.listed[4].uri).write_bytes(b"no image")
     one = run.worker()
     for bundle in run.bundles:
         one.tag(bundle)
-    one.beat()
-    counters = run.monitor.snapshot()[one.name].counters
-    assert (counters.num_images, counters.num_tags, counters.num_failed) == (10, 9, 1)
-    assert counters.examples == {"unsupported": [run.listed[4].uri]}
-    assert counters.fetched_bytes == sum(Path(image.uri).stat().st_size for image in run.listed)
+    one.send_heartbeat()
+    stats = run.supervisor.snapshot()[one.name].stats
+    assert (stats.num_images, stats.num_tags, stats.num_failed) == (10, 9, 1)
+    assert stats.examples == {"unsupported": [run.listed[4].uri]}
+    assert stats.fetched_bytes == sum(Path(image.uri).stat().st_size for image in run.listed)
 
 
-def test_images_that_are_opened_and_wait_for_the_device_are_counted_until_it_has_them(
+def test_decoded_images_count_as_waiting_until_the_device_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, num_images=10, size=10)
     run.lease.acquire()
     Path(run.listed[8].uri).write_bytes(b"no image")
-    monkeypatch.setattr(worker, "BEAT_S", 1e6)  # or a beat of before could come after the one that is asked for
-    one = run.worker(batch_images=4)
+    monkeypatch.setattr(
+        worker, "HEARTBEAT_S", 1e6
+    )  # or an earlier heartbeat could arrive after the one that is asked for
+    one = run.worker(batch_size=4)
     waiting: list[int] = []
 
-    def told() -> int:
-        one.beat()
-        return run.monitor.snapshot()[one.name].num_waiting
+    def reported() -> int:
+        one.send_heartbeat()
+        return run.supervisor.snapshot()[one.name].num_waiting
 
-    def watched(batch: Any, loaded: Any, *, hold: Hold) -> None:
+    def observed_predict(batch: Any, models: Any, *, hold: Hold) -> Any:
         @contextmanager
-        def on_the_device() -> Iterator[None]:
+        def hold_and_report() -> Iterator[None]:
             with hold():
-                one._stream._pool.shutdown()  # all that is ahead has been opened then
-                waiting.append(told())
+                one._loader._pool.shutdown()  # then every image ahead is decoded
+                waiting.append(reported())
                 yield
 
-        look(batch, loaded, hold=on_the_device)
+        return predict_batch(batch, models, hold=hold_and_report)
 
-    monkeypatch.setattr(worker, "look", watched)
+    monkeypatch.setattr(worker, "predict_batch", observed_predict)
     one.tag(run.bundles[0])
     assert waiting == [5, 1, 0]
-    assert told() == 0
+    assert reported() == 0
     run.lease.release()
 
 
-def test_seconds_in_which_two_batches_are_looked_at_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_with_two_batches_on_the_device_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("batchtag.pipeline.worker.time.monotonic", lambda: now)
-    device = _Device(batches=2)
-    with device.taken():
+    monkeypatch.setattr("batchtag.pipeline.concurrency.time.monotonic", lambda: now)
+    device = DeviceSlots(num_batches=2)
+    with device.acquire():
         now = 1.0
-        with device.taken():
+        with device.acquire():
             now = 3.0
         now = 4.0
     now = 10.0
     assert device.busy_s() == 4.0
-    with device.taken():
+    with device.acquire():
         now = 12.0
         assert device.busy_s() == 6.0
 
 
 @pytest.mark.parametrize(("threads", "batches"), [(1, 1), (2, 2)])
-def test_a_worker_looks_at_two_batches_where_images_are_looked_at_side_by_side(
+def test_a_worker_has_two_batches_on_the_device_if_its_models_run_side_by_side(
     threads: int, batches: int, tmp_path: Path
 ) -> None:
     run = Run(tmp_path)
     run.lease.acquire()
     plan = dataclasses.replace(run.plan(), runtime=models.Runtime(threads=threads))
-    one = Worker(plan, run.monitor)
-    taken = [one._device._free.acquire(blocking=False) for _ in range(3)]
+    one = Worker(plan, run.supervisor)
+    taken = [one._device._permits.acquire(blocking=False) for _ in range(3)]
     assert taken.count(True) == batches
     run.lease.release()
 
 
 @pytest.mark.parametrize("batches", [1, 2])
-def test_no_more_batches_are_looked_at_at_a_time_than_there_is_room_for(batches: int) -> None:
-    device, inside = _Device(batches=batches), threading.Barrier(batches + 1)
+def test_no_more_batches_are_on_the_device_than_it_has_slots(batches: int) -> None:
+    device, inside = DeviceSlots(num_batches=batches), threading.Barrier(batches + 1)
     leave = threading.Event()
 
-    def look_at_one() -> None:
-        with device.taken():
+    def use_device() -> None:
+        with device.acquire():
             inside.wait(timeout=30)
             leave.wait(timeout=30)
 
-    threads = [threading.Thread(target=look_at_one) for _ in range(batches)]
+    threads = [threading.Thread(target=use_device) for _ in range(batches)]
     for thread in threads:
         thread.start()
     inside.wait(timeout=30)
-    assert not device._free.acquire(blocking=False)
+    assert not device._permits.acquire(blocking=False)
     leave.set()
     for thread in threads:
         thread.join()
-    assert device._free.acquire(blocking=False)
+    assert device._permits.acquire(blocking=False)
 
 
-_DIES_OF_A_STUCK_IMAGE = """
+_STUCK_DECODER_SCRIPT = """
 import sys, threading
 from pathlib import Path
-from batchtag import stream
-from tests.test_worker import Run
+from batchtag.pipeline import loader
+from tests.pipeline.test_worker import Run
 
 run = Run(Path(sys.argv[1]))
 run.lease.acquire()
-decode = stream.decode
-
 def stuck(data, **rest):
     threading.Event().wait()
 
-class Told:
-    def __getattr__(self, name): return getattr(run.monitor, name)
-    def needs_care(self, bundle): print("needs care", bundle, flush=True)
+class PrintingSupervisor:
+    def __getattr__(self, name): return getattr(run.supervisor, name)
+    def isolate_bundle(self, bundle): print("isolate", bundle, flush=True)
 
-stream.decode = stuck
+loader.decode = stuck
 plan = run.plan()
 import dataclasses
-plan = dataclasses.replace(plan, stream=dataclasses.replace(plan.stream, decode_timeout_s=0.1))
-from batchtag.worker import Worker
-Worker(plan, Told()).tag(run.bundles[1])
+plan = dataclasses.replace(plan, load=dataclasses.replace(plan.load, decode_timeout_s=0.1))
+from batchtag.pipeline.worker import Worker
+Worker(plan, PrintingSupervisor()).tag(run.bundles[1])
 """
 
 
-def test_a_worker_with_a_stuck_decoder_asks_for_care_and_ends_itself(tmp_path: Path) -> None:
-    script = [sys.executable, "-c", _DIES_OF_A_STUCK_IMAGE, str(tmp_path)]
+def test_a_worker_with_a_stuck_decoder_asks_for_isolation_and_ends_itself(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", _STUCK_DECODER_SCRIPT, str(tmp_path)]
     ended = subprocess.run(
         script, capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2]
     )
-    assert (ended.returncode, ended.stdout) == (1, "needs care 000000000005-000000000009\n")
-    assert "keeps the decoder" in ended.stderr
+    assert (ended.returncode, ended.stdout) == (1, "isolate 000000000005-000000000009\n")
+    assert "hangs the decoder" in ended.stderr
 
 
 def test_options_with_secrets_are_not_shown(run: Run) -> None:
@@ -456,9 +456,8 @@ def test_options_with_secrets_are_not_shown(run: Run) -> None:
     assert "hunter2" not in repr(plan)
 
 
-def test_a_worker_needs_no_torch_and_no_ray_for_a_model_that_does_not_look() -> None:
-    script = (
-        "import sys, batchtag.worker, batchtag.models.constant; print({'torch', 'ray', 'duckdb'} & set(sys.modules))"
-    )
+def test_a_worker_with_the_constant_model_imports_neither_torch_nor_ray() -> None:
+    modules = "batchtag.pipeline.worker, batchtag.models.constant"
+    script = f"import sys, {modules}; print({{'torch', 'ray', 'duckdb'}} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 
 import pytest
@@ -8,11 +9,7 @@ from rich.console import Console
 
 from batchtag.console import format_duration
 from batchtag.pipeline.stats import RunStats, WorkerHeartbeat
-from batchtag.runs.progress import Progress, RunProgress, as_json, busy_shares, figures_of, line, sum_counters
-
-
-def counters(**sums: float) -> RunStats:
-    return RunStats(**sums)  # type: ignore[arg-type]
+from batchtag.runs.progress import ProgressDisplay, RunProgress, compute_busy_shares, format_progress
 
 
 def tagging() -> RunProgress:
@@ -21,39 +18,44 @@ def tagging() -> RunProgress:
         phase="tagging",
         total=10_000,
         done_before=1000,
-        counters=RunStats(num_images=1500, num_failed=4, failed_by_code=failures, examples={"truncated": ["a"]}),
+        stats=RunStats(num_images=1500, num_failed=4, failed_by_code=failures, examples={"truncated": ["a"]}),
         tagging_s=30.0,
         busy={"fetch": 0.25, "decode": 0.5, "predict": 0.987},
     )
 
 
-def test_the_line_says_how_far_how_fast_what_failed_and_what_holds_it_up() -> None:
-    assert line(tagging()) == (
+def test_the_line_has_the_images_done_the_rate_the_failures_and_the_bottleneck() -> None:
+    assert format_progress(tagging()) == (
         "2,500 of 10,000 images (25%) | 50.0/s | 2 min 30 s left | 4 failed (truncated 3, not_found 1) | "
         "busy: fetch 25% decode 50% predict 99%; bottleneck predict"
     )
 
 
 def test_the_line_counts_the_gpus_in_use() -> None:
-    figures = RunProgress(phase="tagging", total=10, workers=16, device="cuda", gpus_each=0.5)
-    assert line(figures).endswith(" | 16 workers on 8 GPUs")
-    assert line(figures_of({"this_run": as_json(figures)})).endswith(" | 16 workers on 8 GPUs"), "also from its record"
-    assert line(RunProgress(phase="tagging", total=10, workers=1, device="cpu")).endswith(" | 1 worker on cpu")
+    on_gpus = RunProgress(phase="tagging", total=10, workers=16, device="cuda", gpus_per_worker=0.5)
+    assert format_progress(on_gpus).endswith(" | 16 workers on 8 GPUs")
+    on_cpu = RunProgress(phase="tagging", total=10, workers=1, device="cpu")
+    assert format_progress(on_cpu).endswith(" | 1 worker on cpu")
 
 
-def test_before_the_first_image_the_line_promises_nothing() -> None:
-    assert line(RunProgress(phase="tagging", total=10)) == "0 of 10 images (0%) | 0.0/s"
-    assert line(RunProgress(phase="listing: 5,000 images")) == "listing: 5,000 images"
-    assert line(RunProgress(phase="tagging")) == "0 of 0 images (100%) | 0.0/s"
+def test_the_line_has_the_decode_workers_of_each_worker() -> None:
+    separate = RunProgress(phase="tagging", workers=2, device="cuda", gpus_per_worker=1.0, decode_workers=6)
+    assert format_progress(separate).endswith(" | 2 workers on 2 GPUs, 6 decode workers each")
 
 
-def test_bundles_that_were_begun_again_do_not_pass_the_total() -> None:
-    figures = RunProgress(phase="tagging", total=100, done_before=50, counters=RunStats(num_images=80), tagging_s=1.0)
-    assert (figures.done, figures.left_s) == (100, 0.0)
+def test_the_line_has_no_remaining_time_before_the_first_image() -> None:
+    assert format_progress(RunProgress(phase="tagging", total=10)) == "0 of 10 images (0%) | 0.0/s"
+    assert format_progress(RunProgress(phase="listing: 5,000 images")) == "listing: 5,000 images"
+    assert format_progress(RunProgress(phase="tagging")) == "0 of 0 images (100%) | 0.0/s"
+
+
+def test_restarted_bundles_do_not_raise_the_images_done_above_the_total() -> None:
+    progress = RunProgress(phase="tagging", total=100, done_before=50, stats=RunStats(num_images=80), tagging_s=1.0)
+    assert (progress.done, progress.remaining_s) == (100, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (0, "0 s"),
         (59.4, "59 s"),
@@ -64,60 +66,75 @@ def test_bundles_that_were_begun_again_do_not_pass_the_total() -> None:
         (100 * 3600, "100 h 00 min"),
     ],
 )
-def test_durations_have_two_figures_at_most(seconds: float, words: str) -> None:
-    assert format_duration(seconds) == words
+def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
-def test_a_stage_is_busy_for_the_share_of_its_capacity() -> None:
+def test_a_stage_is_busy_for_the_share_of_its_capacity_that_it_used() -> None:
     workers = {
         "w1": WorkerHeartbeat(
-            counters=counters(fetch_s=40.0, decode_s=10.0, predict_s=9.0), alive_s=10.0, decode_threads=2, fetches=8
+            stats=RunStats(fetch_s=40.0, decode_s=10.0, predict_s=9.0), alive_s=10.0, decode_threads=2, fetches=8
         ),
-        "w2": WorkerHeartbeat(counters=counters(fetch_s=0.0), alive_s=10.0, decode_threads=2, fetches=8),
+        "w2": WorkerHeartbeat(stats=RunStats(), alive_s=10.0, decode_threads=2, fetches=8),
     }
-    assert busy_shares(workers) == {"fetch": 0.25, "decode": 0.25, "predict": 0.45}
-    assert busy_shares({}) == {}
-    assert sum_counters(workers).fetch_s == 40.0
+    assert compute_busy_shares(workers) == {"fetch": 0.25, "decode": 0.25, "predict": 0.45}
+    assert compute_busy_shares({}) == {}
 
 
-def test_no_stage_is_more_than_always_busy() -> None:
-    figures = WorkerHeartbeat(counters=counters(predict_s=10.4), alive_s=10.0, decode_threads=1, fetches=1)
-    assert busy_shares({"w": figures})["predict"] == 1.0
+def test_a_stage_is_never_busy_for_more_than_all_of_its_capacity() -> None:
+    heartbeat = WorkerHeartbeat(stats=RunStats(predict_s=10.4), alive_s=10.0, decode_threads=1, fetches=1)
+    assert compute_busy_shares({"w": heartbeat})["predict"] == 1.0
 
 
-def test_the_record_has_the_same_figures() -> None:
-    record = as_json(tagging())
+def test_the_record_has_the_numbers_of_the_line() -> None:
+    record = tagging().to_json()
     assert (record["images"], record["failed"], record["bottleneck"]) == (1500, 4, "predict")
     assert record["failed_by_code"] == {"truncated": 3, "not_found": 1}
     assert record["busy"]["predict"] == 0.987
 
 
+def test_the_progress_in_a_record_is_the_one_that_was_written() -> None:
+    progress = tagging()
+    progress.workers, progress.device, progress.gpus_per_worker, progress.decode_workers = 16, "cuda", 0.5, 8
+    record = {"num_images": progress.total, "this_run": progress.to_json()}
+    assert RunProgress.from_record(json.loads(json.dumps(record))) == progress
+
+
+def test_the_progress_in_a_record_of_version_0_1_is_read() -> None:
+    this_run = {"phase": "tagging", "images": 7, "workers": 4, "device": "cuda", "gpus_each": 0.5, "openers": 3}
+    progress = RunProgress.from_record({"num_images": 100, "this_run": this_run})
+    assert (progress.total, progress.stats.num_images) == (100, 7)
+    assert format_progress(progress).endswith(" | 4 workers on 2 GPUs, 3 decode workers each")
+
+
 class Clock:
+    """Seconds, set by the test."""
+
     now = 0.0
 
     def __call__(self) -> float:
         return self.now
 
 
-def test_elsewhere_than_on_a_terminal_a_plain_line_comes_every_ten_seconds() -> None:
-    told, clock = io.StringIO(), Clock()
-    with Progress(Console(file=told, width=20), clock=clock) as progress:
+def test_without_a_terminal_a_plain_line_is_printed_every_ten_seconds() -> None:
+    printed, clock = io.StringIO(), Clock()
+    with ProgressDisplay(Console(file=printed, width=20), clock=clock) as display:
         for clock.now in (0.0, 0.5, 9.9, 10.0, 10.5, 25.0):
-            progress.show(RunProgress(phase=f"listing [bold] at {clock.now}"))
-    assert told.getvalue() == "".join(f"listing [bold] at {at}\n" for at in (0.0, 10.0, 25.0))
+            display.show(RunProgress(phase=f"listing [bold] at {clock.now}"))
+    assert printed.getvalue() == "".join(f"listing [bold] at {at}\n" for at in (0.0, 10.0, 25.0))
 
 
-def test_a_terminal_has_one_live_line_and_what_is_said_stays() -> None:
-    told = io.StringIO()
-    with Progress(Console(file=told, force_terminal=True, width=80), clock=Clock()) as progress:
-        progress.show(RunProgress(phase="listing"))
-        progress.say("run r-1 is dead")
-    assert "run r-1 is dead" in told.getvalue()
+def test_on_a_terminal_printed_lines_stay_above_the_live_line() -> None:
+    printed = io.StringIO()
+    with ProgressDisplay(Console(file=printed, force_terminal=True, width=80), clock=Clock()) as display:
+        display.show(RunProgress(phase="listing"))
+        display.print_line("run r-1 has died")
+    assert "run r-1 has died" in printed.getvalue()
 
 
-def test_quiet_is_quiet() -> None:
-    told = io.StringIO()
-    with Progress(Console(file=told), quiet=True, clock=Clock()) as progress:
-        progress.show(RunProgress(phase="listing"))
-        progress.say("anything")
-    assert told.getvalue() == ""
+def test_a_quiet_display_prints_nothing() -> None:
+    printed = io.StringIO()
+    with ProgressDisplay(Console(file=printed), quiet=True, clock=Clock()) as display:
+        display.show(RunProgress(phase="listing"))
+        display.print_line("anything")
+    assert printed.getvalue() == ""

@@ -1,4 +1,4 @@
-"""What Ray's exporter is told of a worker; that Prometheus gets it, `tests/cluster` proves."""
+"""What Ray's exporter gets from a worker. That Prometheus can read it is tested in tests/cluster."""
 
 from __future__ import annotations
 
@@ -9,28 +9,48 @@ from batchtag.runs import ray_metrics
 from batchtag.runs.ray_metrics import WorkerMetrics
 
 
-def test_what_a_worker_has_in_hand_is_told_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, list[float]] = {}
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """Every value that is reported to Ray, by metric."""
+    values: dict[str, list[float]] = {}
 
-    class Metric:
-        """One of Ray's, which remembers."""
+    class FakeMetric:
+        def __init__(self, name: str, description: str, labels: tuple[str, ...]) -> None:
+            self._values = values.setdefault(name, [])
 
-        def __init__(self, name: str, description: str, tags: tuple[str, ...]) -> None:
-            self._told = told.setdefault(name, [])
-
-        def set(self, value: float, tags: dict[str, str]) -> None:
-            self._told.append(value)
+        def set(self, value: float, labels: dict[str, str]) -> None:
+            self._values.append(value)
 
         inc = set
 
-    monkeypatch.setattr(ray_metrics, "Counter", Metric)
-    monkeypatch.setattr(ray_metrics, "Gauge", Metric)
+    monkeypatch.setattr(ray_metrics, "Counter", FakeMetric)
+    monkeypatch.setattr(ray_metrics, "Gauge", FakeMetric)
+    return values
+
+
+def heartbeat(alive_s: float, *, num_waiting: int = 0, num_bundles: int = 0, num_images: int = 0) -> WorkerHeartbeat:
+    return WorkerHeartbeat(
+        stats=RunStats(num_images=num_images),
+        alive_s=alive_s,
+        decode_threads=1,
+        fetches=1,
+        num_waiting=num_waiting,
+        activities={f"b{i}": "predicting" for i in range(num_bundles)},
+    )
+
+
+def test_gauges_have_the_state_of_the_newest_heartbeat(reported: dict[str, list[float]]) -> None:
     metrics = WorkerMetrics("r-1")
-    for alive_s, num_waiting, doing in ((1.0, 48, {"b": "looks at images of"}), (2.0, 7, {}), (1.5, 99, {})):
-        figures = WorkerHeartbeat(
-            counters=RunStats(), alive_s=alive_s, decode_threads=1, fetches=1, num_waiting=num_waiting, doing=doing
-        )
-        metrics.tell(figures)
-    assert told["batchtag_images_waiting"] == [48, 7], "what is older than the last word is not told"
-    assert told["batchtag_bundles_in_hand"] == [1, 0]
-    assert told["batchtag_images_total"] == []
+    metrics.report(heartbeat(1.0, num_waiting=48, num_bundles=1))
+    metrics.report(heartbeat(2.0, num_waiting=7))
+    metrics.report(heartbeat(1.5, num_waiting=99))  # an older heartbeat that arrives late
+    assert reported["batchtag_images_waiting"] == [48, 7]
+    assert reported["batchtag_bundles_in_progress"] == [1, 0]
+    assert reported["batchtag_decode_workers"] == [0, 0]
+
+
+def test_counters_grow_by_what_was_added_since_the_last_heartbeat(reported: dict[str, list[float]]) -> None:
+    metrics = WorkerMetrics("r-1")
+    for alive_s, num_images in ((1.0, 0), (2.0, 5), (3.0, 5), (4.0, 12)):
+        metrics.report(heartbeat(alive_s, num_images=num_images))
+    assert reported["batchtag_images_total"] == [5, 7]
