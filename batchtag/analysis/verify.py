@@ -1,84 +1,33 @@
-"""Proves the tables of an OUT against its index, which is all that is trusted.
+"""Verification of the tables of an output against its index, which is all that is trusted.
 
-First the files (`partfiles`), then the rows (`promises`), by SQL that never holds a row in Python. What is still to do
-breaks a promise like anything else: exit 0 means that every image of the index has its one outcome. The columns that
-promises need are read once, into DuckDB's own tables (which spill to disk): a million images with five million tags
-take 16 s of CPU time so, and 33 s when every promise reads the Parquet again.
+The files are checked first (`verify_files`), then the rows (`verify_rules`), in SQL that never holds a row in Python.
+An image that is not tagged yet is a violation like any other, so that exit status 0 means: every image of the index has
+exactly one outcome. The columns that the rules need are read once, into DuckDB's own tables, which spill to disk: a
+million images with five million tags take 16 s of CPU time in this way, and 33 s when every rule reads the Parquet
+files again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
-from batchtag.analysis.database import Database, no_tables, open_database, parquet
-from batchtag.analysis.verify_files import FILE_PROMISES, Inspection, inspect_files
-from batchtag.analysis.verify_rules import PROMISES
+from batchtag.analysis.database import OutputFiles, no_tables_error, open_database
+from batchtag.analysis.verify_files import FILE_RULES, FileInspection, PartInspection, inspect_files
+from batchtag.analysis.verify_report import MAX_EXAMPLES, Check, VerifyReport
+from batchtag.analysis.verify_rules import ROW_RULES
 from batchtag.errors import StorageError
 from batchtag.output.index import Index, IndexPart, read_index
 from batchtag.output.layout import PART_PREFIX, PART_SUFFIX, Layout
 from batchtag.output.schemas import TABLES
 from batchtag.storage import absolute_uri, join_uri, open_store
 from batchtag.types import Status
-
-MAX_EXAMPLES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One promise, how often it is broken, and the first few (uri, detail) by URI."""
-
-    name: str
-    meaning: str
-    num_violations: int = 0
-    examples: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return self.num_violations == 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyReport:
-    """What was checked, and what came of it."""
-
-    out: str
-    num_listed: int
-    num_tagged: int
-    num_failed: int
-    num_duplicate: int
-    num_tags: int
-    num_parts: int
-    checks: list[Check]
-    seconds: float
-
-    @property
-    def ok(self) -> bool:
-        return all(check.ok for check in self.checks)
-
-    @property
-    def num_to_do(self) -> int:
-        return next(check.num_violations for check in self.checks if check.name == "to_do")
-
-    def summary(self) -> str:
-        """The sum that proves a run, in one line."""
-        num_broken = sum(not check.ok for check in self.checks)
-        verdict = "every promise is kept" if self.ok else f"{num_broken} of {len(self.checks)} promises are broken"
-        parts = f"{self.num_parts:,} part{'' if self.num_parts == 1 else 's'}"
-        to_do = f" + {self.num_to_do:,} still to do" if self.num_to_do else ""
-        return (
-            f"{self.out}: {self.num_tagged:,} tagged + {self.num_failed:,} failed + {self.num_duplicate:,} duplicate"
-            f"{to_do} of {self.num_listed:,} images in the index, {self.num_tags:,} tags, {parts}: "
-            f"{verdict} ({self.seconds:.1f} s)"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, "num_to_do": self.num_to_do, **asdict(self)}
 
 
 def verify(
@@ -89,25 +38,28 @@ def verify(
     max_examples: int | None = MAX_EXAMPLES,
     clock: Callable[[], float] = time.monotonic,
 ) -> VerifyReport:
-    """The report on an OUT. `is_live` allows for a run that writes now; `max_examples` is for each check, None for all.
+    """Check all rules of an output and report the violations.
 
-    Raises UsageError if this is no OUT, StorageError if it cannot be read; what is wrong inside is in the report.
+    `is_live` allows the files that a running job has not committed yet. `max_examples` limits the violations that each
+    check names; None is without a limit. Raises UsageError if `out` has no tables, and StorageError if it cannot be
+    read. Violations are not raised; they are in the report.
     """
-    began = clock()
+    started_at = clock()
     uri = absolute_uri(out).rstrip("/") or "/"
     store, layout = open_store(uri, storage_options), Layout(uri)
     index = read_index(store=store, layout=layout)
     if index is None:
-        raise no_tables(out)
-    with open_database(store=store, layout=layout) as database, _explained(out):
-        seen = inspect_files(database, index, is_live=is_live)
-        _define_tables(database, seen)
-        checks = [*_checks_of_files(seen, max_examples), *_checks_of_rows(database, max_examples)]
-        checks.append(_check_of_counts(database, seen, max_examples))
-        by_status = dict(_rows(database, "select status, count(*) from images group by status"))
-        num_tags = _rows(database, "select count(*) from tags")[0][0]
-    counts = [by_status.get(str(status), 0) for status in (Status.TAGGED, Status.FAILED, Status.DUPLICATE)]
-    checks.append(_check_of_sum(layout, index, counts))
+        raise no_tables_error(out)
+    with open_database() as database, _storage_errors(out):
+        output = database.add_output(store=store, layout=layout)
+        inspection = inspect_files(output, index, is_live=is_live)
+        _define_tables(output, inspection)
+        checks = [*_file_checks(inspection, max_examples), *_row_checks(output, max_examples)]
+        checks.append(_check_counts(output, inspection, max_examples))
+        num_by_status = dict(_fetch(output, "select status, count(*) from images group by status"))
+        num_tags = _fetch(output, "select count(*) from tags")[0][0]
+    counts = [num_by_status.get(str(status), 0) for status in (Status.TAGGED, Status.FAILED, Status.DUPLICATE)]
+    checks.append(_check_sum(layout, index, counts))
     return VerifyReport(
         out=out,
         num_listed=index.num_images,
@@ -115,15 +67,15 @@ def verify(
         num_failed=counts[1],
         num_duplicate=counts[2],
         num_tags=num_tags,
-        num_parts=len(database.parts["images"]),
+        num_parts=len(output.parts["images"]),
         checks=checks,
-        seconds=clock() - began,
+        seconds=clock() - started_at,
     )
 
 
 @contextmanager
-def _explained(out: str) -> Iterator[None]:
-    """A part that goes away or changes after it was looked at, or a full disk: DuckDB says which."""
+def _storage_errors(out: str) -> Iterator[None]:
+    """Raise DuckDB's errors as StorageError: a file changed or removed after its inspection, or a full disk."""
     try:
         yield
     except duckdb.Error as error:
@@ -135,93 +87,110 @@ _COLUMNS = {
     "tags": "uri, score, kind, model, rank, x_min, y_min, x_max, y_max, parent",
     "errors": "uri, code",
 }
+"""The columns of each table that the rules need."""
 
 
-def _define_tables(database: Database, seen: Inspection) -> None:
-    """`listed`, and the tables with the columns that promises need and the name of each row's `file`."""
-    _define_listed(database, seen.index_parts)
+def _define_tables(output: OutputFiles, inspection: FileInspection) -> None:
+    """Copy the index and the readable parts into DuckDB's tables; `file` is the name of the file of each row."""
+    _define_listed(output, inspection.index_parts)
     for table in TABLES:
-        parts = seen.readable[table] & seen.readable["images"]
-        files = [join_uri(table, f"{PART_PREFIX}{part}{PART_SUFFIX}") for part in sorted(parts)]
-        if files:
-            rows = f"select *, parse_filename(filename) as file from {parquet(files, filename=True)}"
-        else:
-            database.connection.register(f"no_{table}", TABLES[table].empty_table())
-            rows = f"select *, '' as file from no_{table}"
-        database.connection.execute(f"create table {table} as select {_COLUMNS[table]}, file from ({rows})")
+        paths = output.part_paths(table, inspection.readable_parts(table))
+        rows = f"select *, parse_filename(filename) as file from {output.read_parquet_sql(paths, filename=True)}"
+        if not paths:
+            output.define_table(f"empty_{table}", TABLES[table].empty_table())
+            rows = f"select *, '' as file from empty_{table}"
+        output.connection.execute(f"create table {table} as select {_COLUMNS[table]}, file from ({rows})")
 
 
-def _define_listed(database: Database, parts: list[IndexPart]) -> None:
-    firsts = [(part.name, part.first) for part in parts]
-    database.connection.execute("create table firsts (name varchar, first bigint)")
-    if not firsts:
-        database.connection.execute("create table listed (uri varchar, position bigint)")
+def _define_listed(output: OutputFiles, parts: Sequence[IndexPart]) -> None:
+    """Define `listed`, the index: one row of (uri, position) for each image."""
+    if not parts:
+        output.connection.execute("create table listed (uri varchar, position bigint)")
         return
-    database.connection.executemany("insert into firsts values (?, ?)", firsts)
+    first_positions = {"name": [part.name for part in parts], "first": [part.first for part in parts]}
+    output.define_table("index_parts", pa.table(first_positions))
     paths = [join_uri("_batchtag", "index", part.name) for part in parts]
     for path in paths:
-        database.add_file(path, database.store.stat(join_uri(database.layout.out, path)))
-    database.connection.execute(
-        f"create table listed as select uri, first + file_row_number as position "
-        f"from {parquet(paths, filename=True, file_row_number=True)} join firsts on parse_filename(filename) = name"
+        output.add_file(path, output.store.stat(join_uri(output.layout.out, path)))
+    output.connection.execute(
+        "create table listed as select uri, first + file_row_number as position from "
+        f"{output.read_parquet_sql(paths, filename=True, file_row_number=True)} "
+        "join index_parts on parse_filename(filename) = name"
     )
 
 
-def _rows(database: Database, sql: str) -> list[Any]:
-    return database.connection.execute(sql).fetchall()
+def _fetch(output: OutputFiles, sql: str) -> list[Any]:
+    return output.connection.execute(sql).fetchall()
 
 
-def _checks_of_files(seen: Inspection, max_examples: int | None) -> list[Check]:
+def _file_checks(inspection: FileInspection, max_examples: int | None) -> list[Check]:
     return [
-        _check(name, meaning, [(flaw.uri, flaw.detail) for flaw in seen.flaws if flaw.name == name], max_examples)
-        for name, meaning in FILE_PROMISES.items()
+        _check(
+            rule,
+            meaning,
+            [(violation.uri, violation.detail) for violation in inspection.violations if violation.rule == rule],
+            max_examples,
+        )
+        for rule, meaning in FILE_RULES.items()
     ]
 
 
-def _check(name: str, meaning: str, found: list[tuple[str, str]], max_examples: int | None) -> Check:
-    return Check(name=name, meaning=meaning, num_violations=len(found), examples=sorted(found)[:max_examples])
+def _check(name: str, meaning: str, violations: list[tuple[str, str]], max_examples: int | None) -> Check:
+    return Check(name=name, meaning=meaning, num_violations=len(violations), examples=sorted(violations)[:max_examples])
 
 
-def _checks_of_rows(database: Database, max_examples: int | None) -> list[Check]:
+def _row_checks(output: OutputFiles, max_examples: int | None) -> list[Check]:
     checks = []
     limit = "" if max_examples is None else f"limit {max_examples}"
-    for promise in PROMISES:
-        database.connection.execute(f"create or replace temp table violations as {promise.sql}")
-        num_violations = _rows(database, "select count(*) from violations")[0][0]
-        examples = _rows(database, f"select uri, detail from violations order by all {limit}") if num_violations else []
-        checks.append(
-            Check(name=promise.name, meaning=promise.meaning, num_violations=num_violations, examples=examples)
-        )
+    for rule in ROW_RULES:
+        output.connection.execute(f"create or replace temp table violations as {rule.sql}")
+        num_violations = _fetch(output, "select count(*) from violations")[0][0]
+        examples = _fetch(output, f"select uri, detail from violations order by all {limit}") if num_violations else []
+        checks.append(Check(name=rule.name, meaning=rule.meaning, num_violations=num_violations, examples=examples))
     return checks
 
 
-def _check_of_counts(database: Database, seen: Inspection, max_examples: int | None) -> Check:
-    """Every commit's numbers against the rows of its part."""
-    by_status = "select file, status, count(*) from images group by all"
-    by_code = "select file, code, count(*) from errors group by all"
-    statuses = {(file, status): n for file, status, n in _rows(database, by_status)}
-    codes: dict[str, dict[str, int]] = {}
-    for file, code, n in _rows(database, by_code):
-        codes.setdefault(file, {})[code] = n
-    num_tags = dict(_rows(database, "select file, count(*) from tags group by file"))
-    num_images = dict(_rows(database, "select file, count(*) from images group by file"))
-    found = []
-    for part, commit in seen.commits.items():
+def _check_counts(output: OutputFiles, inspection: FileInspection, max_examples: int | None) -> Check:
+    """Compare the counts in every commit with the rows of its part."""
+    num_images = dict(_fetch(output, "select file, count(*) from images group by file"))
+    num_tags = dict(_fetch(output, "select file, count(*) from tags group by file"))
+    by_status = _fetch(output, "select file, status, count(*) from images group by all")
+    num_by_status = {(file, status): n for file, status, n in by_status}
+    num_by_code: dict[str, dict[str, int]] = {}
+    for file, code, n in _fetch(output, "select file, code, count(*) from errors group by all"):
+        num_by_code.setdefault(file, {})[code] = n
+    violations = []
+    for part, inspected in inspection.parts.items():
         file = f"{PART_PREFIX}{part}{PART_SUFFIX}"
         counted = {
             "num_images": num_images.get(file, 0),
-            "num_tagged": statuses.get((file, str(Status.TAGGED)), 0),
-            "num_failed": statuses.get((file, str(Status.FAILED)), 0),
+            "num_tagged": num_by_status.get((file, str(Status.TAGGED)), 0),
+            "num_failed": num_by_status.get((file, str(Status.FAILED)), 0),
             "num_tags": num_tags.get(file, 0),
-            "failed_by_code": codes.get(file, {}),
+            "failed_by_code": num_by_code.get(file, {}),
         }
-        said = asdict(commit)
-        differing = [f"{name} is {said[name]}, the rows say {n}" for name, n in counted.items() if said[name] != n]
-        if differing:
-            found.append((database.layout.part("images", part), "; ".join(differing)))
-    return _check("counts", "the counts in a commit are those of its rows", found, max_examples)
+        differences = _compare_counts(inspected, counted)
+        if differences:
+            violations.append((output.layout.part("images", part), "; ".join(differences)))
+    return _check("counts", "the counts in each commit are those of the rows of its part", violations, max_examples)
 
 
-def _check_of_sum(layout: Layout, index: Index, counts: list[int]) -> Check:
-    found = [] if sum(counts) == index.num_images else [(layout.out, f"{sum(counts):,} of {index.num_images:,}")]
-    return _check("sum", "tagged + failed + duplicate = images in the index", found, None)
+def _compare_counts(inspected: PartInspection, counted: Mapping[str, Any]) -> list[str]:
+    """Return one text for each count of a part's commit that differs from its rows."""
+    if inspected.commit is None:
+        return []
+    committed = asdict(inspected.commit)
+    differences = [
+        f"{name} is {committed[name]}, the rows give {n}" for name, n in counted.items() if committed[name] != n
+    ]
+    for table, file in inspected.commit.files.items():
+        num_rows = inspected.num_rows.get(table, file.rows)
+        if file.rows not in (-1, num_rows):
+            differences.append(f"the file of {table} has {num_rows} rows, the commit names {file.rows}")
+    return differences
+
+
+def _check_sum(layout: Layout, index: Index, counts: Sequence[int]) -> Check:
+    total = sum(counts)
+    violations = [] if total == index.num_images else [(layout.out, f"{total:,} of {index.num_images:,}")]
+    return _check("sum", "tagged + failed + duplicate = images in the index", violations, None)

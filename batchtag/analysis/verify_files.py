@@ -1,215 +1,204 @@
-"""What every file of an OUT must keep: the index's digests, and each part against the footer of its images file.
+"""The rules that the files of an output must follow, and the inspection that finds the files that break them.
 
-The bytes of every file are read once, many files at a time; rows are the business of `promises`. A file that cannot be
-read as what it should be is named here and then left out of the tables, because SQL over it would fail as a whole.
+Index parts are compared with index.json, and every file of a part with the commit, which is the footer of the part's
+images file. Each file is read once, many files at a time. Rows are not compared here; `verify_rules` does that. A file
+that is not valid Parquet is reported here and left out of the tables, because one such file makes all SQL over its
+table fail.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from batchtag.analysis.database import Database
-from batchtag.errors import StorageError
+from batchtag.analysis.database import OutputFiles
+from batchtag.analysis.verify_footer import InvalidCommitError, UnreadableError, parse_commit, read_metadata
+from batchtag.errors import Code, StorageError
 from batchtag.output.index import SCHEMA, Index, IndexPart
 from batchtag.output.schemas import TABLES
-from batchtag.output.types import Commit, part_id
-from batchtag.output.writer import COMMIT_KEY
+from batchtag.output.types import Commit, CommittedFile
 from batchtag.storage.retry import with_retries
 
 READS_IN_FLIGHT = 16
+"""Number of files that are read at the same time."""
+FILE_RULES = {
+    "index": "the index parts are those that index.json describes, in this order",
+    "readable": "parts are Parquet files with the columns of their table",
+    "whole": "a committed part has all the files that its commit names",
+    "orphan": "tags and errors have no part that is not committed, and no other files",
+    "bundle": "parts are bundles of the index",
+    "commit": "the footer of an images file describes the part that it belongs to",
+    "digest": "the files of a part are the exact bytes that its commit names",
+}
+"""All rules about files: name -> meaning, in the order in which they are reported."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Flaw:
-    """One file that does not keep one promise."""
+class Violation:
+    """A file that breaks the rule called `rule`."""
 
-    name: str
+    rule: str
     uri: str
     detail: str
 
 
-FILE_PROMISES = {
-    "index": "the index parts are those that index.json describes, one after the other",
-    "readable": "parts are Parquet with the columns of their table",
-    "whole": "a committed part has its tags and errors",
-    "orphan": "tags and errors have no part that is not committed, and no other files",
-    "bundle": "parts are bundles of the index",
-    "commit": "the footer of an images part tells which part it is and what it holds",
-    "digest": "tags and errors are the very bytes that their commit names",
-}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartInspection:
+    """The files of one committed part. `num_rows` has, by table, the rows of each file that could be read.
 
+    `commit` is None if the images file has no valid one.
+    """
 
-@dataclass(kw_only=True)
-class Inspection:
-    """What the files say, before rows are compared. `readable` has part ids by table; `commits` is by part id."""
-
-    flaws: list[Flaw]
-    index_parts: list[IndexPart] = field(default_factory=list)
-    readable: dict[str, set[str]] = field(default_factory=lambda: {table: set() for table in TABLES})
-    commits: dict[str, Commit] = field(default_factory=dict)
-
-
-def inspect_files(database: Database, index: Index, *, is_live: bool) -> Inspection:
-    """Look at every file under OUT. `is_live` allows parts that are not committed yet: those of bundles in flight."""
-    seen = Inspection(
-        flaws=[*_flaws_of_listing(database, index, is_live=is_live), *_flaws_of_sequence(database, index)]
-    )
-    committed = sorted(database.parts["images"])
-    with ThreadPoolExecutor(READS_IN_FLIGHT, thread_name_prefix="verify") as pool:
-        for listed, flaws in zip(
-            index.parts, pool.map(partial(_inspect_index_part, database), index.parts), strict=True
-        ):
-            seen.flaws += flaws
-            if all(flaw.name != "readable" for flaw in flaws):
-                seen.index_parts.append(listed)
-        for part, facts in zip(committed, pool.map(partial(_inspect_part, database), committed), strict=True):
-            seen.flaws += facts.flaws
-            if facts.commit is not None:
-                seen.commits[part] = facts.commit
-            for table in facts.readable:
-                seen.readable[table].add(part)
-    return seen
-
-
-def _flaws_of_listing(database: Database, index: Index, *, is_live: bool) -> Iterator[Flaw]:
-    committed = database.parts["images"]
-    bundles = {bundle.id for bundle in index.bundles()}
-    for part, file in committed.items():
-        if part not in bundles:
-            yield Flaw(name="bundle", uri=file.uri, detail="no bundle of the index has these positions")
-    for table in TABLES:
-        parts = database.parts[table]
-        known = {file.uri for file in parts.values()}
-        for file in database.listed[table].values():
-            if file.uri not in known:
-                yield Flaw(name="orphan", uri=file.uri, detail="is no part; move it away")
-        for part in sorted(parts.keys() - committed.keys()) if not is_live else []:
-            detail = "is not committed: a run was killed here; running the job again removes it"
-            yield Flaw(name="orphan", uri=parts[part].uri, detail=detail)
-        for part in sorted(committed.keys() - parts.keys()):
-            yield Flaw(name="whole", uri=database.layout.part(table, part), detail="is not there")
-
-
-def _flaws_of_sequence(database: Database, index: Index) -> Iterator[Flaw]:
-    first = 0
-    for part in index.parts:
-        if part.first != first:
-            uri = database.layout.index_part(part.name)
-            yield Flaw(name="index", uri=uri, detail=f"begins at position {part.first:,}, and {first:,} comes next")
-        first = part.first + part.num_images
-    if first != index.num_images:
-        detail = f"says {index.num_images:,} images, and its parts hold {first:,}"
-        yield Flaw(name="index", uri=database.layout.index, detail=detail)
-
-
-def _inspect_index_part(database: Database, part: IndexPart) -> list[Flaw]:
-    uri = database.layout.index_part(part.name)
-    try:
-        data = _read(database, uri)
-        num_rows = _parquet_of(data, SCHEMA).num_rows
-    except (StorageError, _Unreadable) as error:
-        return [Flaw(name="readable", uri=uri, detail=str(error))]
-    flaws = []
-    if hashlib.sha256(data).hexdigest() != part.sha256:
-        flaws.append(Flaw(name="index", uri=uri, detail=f"its sha256 is not {part.sha256}, as index.json says"))
-    if num_rows != part.num_images:
-        flaws.append(Flaw(name="index", uri=uri, detail=f"has {num_rows:,} rows, index.json says {part.num_images:,}"))
-    return flaws
-
-
-@dataclass(kw_only=True)
-class _PartFacts:
-    flaws: list[Flaw] = field(default_factory=list)
-    readable: set[str] = field(default_factory=set)
+    violations: tuple[Violation, ...] = ()
+    num_rows: dict[str, int] = field(default_factory=dict)
     commit: Commit | None = None
 
 
-def _inspect_part(database: Database, part: str) -> _PartFacts:
-    """The three files of one committed part."""
-    facts = _PartFacts()
-    digests: dict[str, str] = {}
-    for table, schema in TABLES.items():
-        file = database.parts[table].get(part)
-        if file is None:
-            continue
-        try:
-            data = _read(database, file.uri)
-            digests[table] = hashlib.sha256(data).hexdigest()
-            is_as_committed = facts.commit is not None and digests[table] == _digest_in(facts.commit, table)
-            parquet = _parquet_of(data, schema, read_pages=not is_as_committed)
-            if table == "images":
-                facts.commit = _commit(parquet, part)
-            facts.readable.add(table)
-        except _NoCommit as error:
-            facts.readable.add(table)
-            facts.flaws.append(Flaw(name="commit", uri=file.uri, detail=str(error)))
-        except (StorageError, _Unreadable) as error:
-            facts.flaws.append(Flaw(name="readable", uri=file.uri, detail=str(error)))
-    if facts.commit is not None:
-        for table in digests.keys() - {"images"}:
-            if digests[table] != (expected := _digest_in(facts.commit, table)):
-                detail = f"its sha256 is not {expected}, as its commit says"
-                facts.flaws.append(Flaw(name="digest", uri=database.layout.part(table, part), detail=detail))
-    return facts
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileInspection:
+    """All files of an output, before rows are compared.
+
+    `index_parts` are the readable ones. `parts` has every part with an images file, by part id.
+    """
+
+    violations: tuple[Violation, ...]
+    index_parts: tuple[IndexPart, ...]
+    parts: dict[str, PartInspection]
+
+    def readable_parts(self, table: str) -> set[str]:
+        """Return the ids of the parts whose images file and file of this table could be read."""
+        return {part for part, inspected in self.parts.items() if {"images", table} <= inspected.num_rows.keys()}
 
 
-def _digest_in(commit: Commit, table: str) -> str:
-    return {"tags": commit.tags_sha256, "errors": commit.errors_sha256}.get(table, "")
+def inspect_files(output: OutputFiles, index: Index, *, is_live: bool) -> FileInspection:
+    """Read and check every file of an output. `is_live` allows parts that a running job has not committed yet."""
+    committed = sorted(output.parts["images"])
+    with ThreadPoolExecutor(READS_IN_FLIGHT, thread_name_prefix="verify") as pool:
+        of_index = list(pool.map(partial(_inspect_index_part, output), index.parts))
+        of_parts = list(pool.map(partial(_inspect_part, output), committed))
+    violations = [*_check_listing(output, index, is_live=is_live), *_check_sequence(output, index)]
+    violations += [violation for found in of_index for violation in found]
+    violations += [violation for inspected in of_parts for violation in inspected.violations]
+    readable_index = [
+        part
+        for part, found in zip(index.parts, of_index, strict=True)
+        if all(violation.rule != "readable" for violation in found)
+    ]
+    return FileInspection(
+        violations=tuple(violations),
+        index_parts=tuple(readable_index),
+        parts=dict(zip(committed, of_parts, strict=True)),
+    )
 
 
-def _read(database: Database, uri: str) -> bytes:
-    return with_retries(lambda: database.store.read(uri))[0].data
+def _check_listing(output: OutputFiles, index: Index, *, is_live: bool) -> Iterator[Violation]:
+    """Yield the violations that the names of the files show."""
+    committed = output.parts["images"]
+    bundles = {bundle.id for bundle in index.bundles()}
+    for part, file in committed.items():
+        if part not in bundles:
+            yield Violation(rule="bundle", uri=file.uri, detail="the index has no bundle with these positions")
+    for table in TABLES:
+        parts = output.parts[table]
+        part_uris = {file.uri for file in parts.values()}
+        for file in output.listed[table].values():
+            if file.uri not in part_uris:
+                yield Violation(rule="orphan", uri=file.uri, detail="is not a part; move it away")
+        for part in sorted(parts.keys() - committed.keys()) if not is_live else []:
+            detail = "is not committed: a run was killed while it wrote this part; run the job again to remove the file"
+            yield Violation(rule="orphan", uri=parts[part].uri, detail=detail)
+        for part in sorted(committed.keys() - parts.keys()):
+            yield Violation(rule="whole", uri=output.layout.part(table, part), detail="does not exist")
 
 
-class _Unreadable(Exception):
-    """A file that is not the Parquet it should be; its text says why."""
+def _check_sequence(output: OutputFiles, index: Index) -> Iterator[Violation]:
+    """Yield the violations inside index.json: its parts must cover all positions, without a gap."""
+    first = 0
+    for part in index.parts:
+        if part.first != first:
+            uri = output.layout.index_part(part.name)
+            yield Violation(rule="index", uri=uri, detail=f"begins at position {part.first:,}, expected {first:,}")
+        first = part.first + part.num_images
+    if first != index.num_images:
+        detail = f"its num_images is {index.num_images:,}, but its parts have {first:,}"
+        yield Violation(rule="index", uri=output.layout.index, detail=detail)
 
 
-class _NoCommit(Exception):
-    """An images part whose footer is not a commit of that part; its text says why."""
-
-
-def _parquet_of(data: bytes, schema: pa.Schema, *, read_pages: bool = True) -> pq.FileMetaData:
-    """The footer. Raises _Unreadable, also for other columns than `schema`, or a page that is damaged."""
+def _inspect_index_part(output: OutputFiles, part: IndexPart) -> list[Violation]:
+    uri = output.layout.index_part(part.name)
     try:
-        with pq.ParquetFile(io.BytesIO(data)) as file:
-            there = file.schema_arrow.remove_metadata()
-            if there != schema:
-                raise _Unreadable(f"its columns are not those of the table: {_difference(there, schema)}")
-            if read_pages:
-                for _ in file.iter_batches():
-                    pass
-            return file.metadata
-    except (pa.ArrowException, OSError) as error:
-        raise _Unreadable(f"cannot be read: {' '.join(str(error).split())}") from error
-
-
-def _difference(there: pa.Schema, schema: pa.Schema) -> str:
-    found, expected = (set(map(str, columns)) for columns in (there, schema))
-    if found == expected:
-        return "they come in another order"
-    return f"it has {sorted(found - expected)} and lacks {sorted(expected - found)}"
-
-
-def _commit(footer: pq.FileMetaData, part: str) -> Commit:
-    text = (footer.metadata or {}).get(COMMIT_KEY.encode())
-    if text is None:
-        raise _NoCommit(f"its footer has no {COMMIT_KEY}")
-    try:
-        commit = Commit(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise _NoCommit(f"the {COMMIT_KEY} in its footer is no commit: {error}") from error
-    if commit.part != part or part_id(commit.first, commit.num_images) != part:
-        raise _NoCommit(
-            f"its footer is the commit of {commit.part}, {commit.num_images:,} images from {commit.first:,}"
+        data = _read(output, uri)
+        num_rows = read_metadata(data, schema=SCHEMA, read_pages=True).num_rows
+    except (StorageError, UnreadableError) as error:
+        return [Violation(rule="readable", uri=uri, detail=str(error))]
+    violations = []
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        violations.append(
+            Violation(rule="index", uri=uri, detail=f"its sha256 is not {part.sha256}, which index.json names")
         )
-    return commit
+    if num_rows != part.num_images:
+        detail = f"has {num_rows:,} rows, index.json names {part.num_images:,}"
+        violations.append(Violation(rule="index", uri=uri, detail=detail))
+    return violations
+
+
+def _inspect_part(output: OutputFiles, part: str) -> PartInspection:
+    """Inspect the images file of a committed part, and then every file that its footer names."""
+    images = _inspect_images_file(output, part)
+    committed = images.commit.files if images.commit is not None else {}
+    violations, num_rows = [*images.violations], dict(images.num_rows)
+    for table in dict.fromkeys((*TABLES, *committed)):
+        if table == "images" or (table in TABLES and part not in output.parts[table]):
+            continue  # `_check_listing` reports a missing file of these tables
+        found, rows = _inspect_other_file(output, table, part, committed=committed.get(table))
+        violations += found
+        if rows is not None:
+            num_rows[table] = rows
+    return PartInspection(violations=tuple(violations), num_rows=num_rows, commit=images.commit)
+
+
+def _inspect_images_file(output: OutputFiles, part: str) -> PartInspection:
+    uri = output.parts["images"][part].uri
+    try:
+        metadata = read_metadata(_read(output, uri), schema=TABLES["images"], read_pages=True)
+    except (StorageError, UnreadableError) as error:
+        return PartInspection(violations=(Violation(rule="readable", uri=uri, detail=str(error)),))
+    num_rows = {"images": metadata.num_rows}
+    try:
+        return PartInspection(num_rows=num_rows, commit=parse_commit(metadata, part))
+    except InvalidCommitError as error:
+        violation = Violation(rule="commit", uri=uri, detail=str(error))
+        return PartInspection(violations=(violation,), num_rows=num_rows)
+
+
+def _inspect_other_file(
+    output: OutputFiles, table: str, part: str, *, committed: CommittedFile | None
+) -> tuple[list[Violation], int | None]:
+    """Return the violations of one file of a part, and its number of rows; None if it could not be read.
+
+    `committed` describes the file as the commit does; None if the part has no valid commit. A table that this version
+    does not know may have any columns.
+    """
+    uri = output.layout.part(table, part)
+    violations = []
+    try:
+        data = _read(output, uri)
+        has_digest = committed is not None and hashlib.sha256(data).hexdigest() == committed.sha256
+        if committed is not None and not has_digest:
+            detail = f"its sha256 is not {committed.sha256}, which its commit names"
+            violations.append(Violation(rule="digest", uri=uri, detail=detail))
+        # Bytes with the right digest were written by us: their pages need not be decoded.
+        num_rows = read_metadata(data, schema=TABLES.get(table), read_pages=not has_digest).num_rows
+    except StorageError as error:
+        rule = "whole" if error.code is Code.NOT_FOUND else "readable"
+        return [*violations, Violation(rule=rule, uri=uri, detail=str(error))], None
+    except UnreadableError as error:
+        return [*violations, Violation(rule="readable", uri=uri, detail=str(error))], None
+    return violations, num_rows
+
+
+def _read(output: OutputFiles, uri: str) -> bytes:
+    return with_retries(lambda: output.store.read(uri))[0].data

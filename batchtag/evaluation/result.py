@@ -1,6 +1,7 @@
-"""What an evaluation leaves behind: evaluation.json for machines, report.html for a person, lines for a terminal.
+"""The result of an evaluation: evaluation.json for programs, report.html for people, and lines for a terminal.
 
-Made of a score, whoever scored: a training at its end, a checkpoint on labelled images, or tables against a truth.
+It is made from a score, wherever the score comes from: the end of a training, a model run on labelled images, or the
+tables of an output compared with ground truth.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ from typing import Any
 from batchtag import __version__
 from batchtag.datasets import Dataset
 from batchtag.decoding.decoder import DecodeRules, decode
-from batchtag.errors import DecodeError, StorageError
-from batchtag.evaluation.metrics import DetectionMetrics
-from batchtag.evaluation.report import About, write_page
+from batchtag.errors import StorageError
+from batchtag.evaluation.metrics import ClassificationLabel, DetectionLabel, DetectionMetrics
+from batchtag.evaluation.report import ReportHeader, render_report
 from batchtag.evaluation.scoring import Score, headline
 from batchtag.storage import absolute_uri, join_uri, open_store
 from batchtag.storage.retry import WRITES, with_retries
 from batchtag.types import DecodedImage
 
-JSON, PAGE = "evaluation.json", "report.html"
+JSON_NAME, REPORT_NAME = "evaluation.json", "report.html"
+"""The names of the files of an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model's score on one set of labelled images. `ground_truth` holds just the images that were judged.
+    """The score of one model on one set of labelled images.
 
-    `data` says where the truth came from and `data_digest` what it was; `num_problems` counts by kind what was wrong
-    with it. `settings` is what else decided the figures, such as the score floor, and `note` what a reader must know of
-    them. `uris_in_out` says where a labelled image lies too, by its own URI.
+    `ground_truth` has only the images that were scored. `data` names where it came from, and `data_digest` identifies
+    its content; `num_problems` counts its problems by kind. `settings` has what else decided the metrics, such as the
+    score floor, and `note` what a reader must know about them. `uris_in_out` is the URI of a labelled image in the
+    output that was evaluated, by the URI of its label.
     """
 
     model: str
@@ -48,7 +51,7 @@ class Evaluation:
     uris_in_out: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what cannot be measured is None."""
+        """Return plain JSON values; a metric that cannot be measured is None."""
         return {
             "batchtag": __version__,
             "evaluated_at": self.evaluated_at.isoformat(timespec="seconds"),
@@ -69,12 +72,12 @@ class Evaluation:
             "metrics": self.score.metrics.as_dict(),
         }
 
-    def page(self, *, history: Sequence[Mapping[str, float]] = (), best_epoch: int = 0) -> str:
-        """The HTML page, with the course of a training if there was one. Opens the images of the worst mistakes."""
+    def render_page(self, *, history: Sequence[Mapping[str, float]] = (), best_epoch: int = 0) -> str:
+        """Return the HTML page, with the history of a training if there was one. Opens the images that it shows."""
         facts = {name.replace("_", " "): str(value) for name, value in self.settings.items()}
         if self.num_problems:
             facts["problems of the data"] = ", ".join(f"{kind} {count:,}" for kind, count in self.num_problems.items())
-        about = About(
+        header = ReportHeader(
             model=self.model,
             digest=self.digest,
             data=self.data,
@@ -82,24 +85,32 @@ class Evaluation:
             note=self.note,
             facts=facts | {"digest of the data": self.data_digest[:12]},
         )
-        return write_page(
+        return render_report(
             self.score.metrics,
-            about=about,
+            header=header,
             uris=[image.uri for image in self.ground_truth.images],
-            images=self._image,
+            open_image=self._open_image,
             history=history,
             best_epoch=best_epoch,
         )
 
-    def _image(self, number: int) -> DecodedImage | None:
-        """Where the truth says, or else where the run found it; in one attempt, as a page can do without."""
+    def _open_image(self, number: int) -> DecodedImage | None:
+        """Open an image at the URI of its label, or else at its URI in the output.
+
+        Each is tried once; a page without the image is better than one that takes minutes.
+        """
         uri = self.ground_truth.images[number].uri
-        places = [(uri, self.ground_truth.storage_options), (self.uris_in_out.get(uri, uri), {})]
-        for place, options in places[: 1 + (places[1][0] != uri)]:
+        candidates: list[tuple[str, Mapping[str, Any]]] = [(uri, self.ground_truth.storage_options)]
+        if self.uris_in_out.get(uri, uri) != uri:
+            candidates.append((self.uris_in_out[uri], {}))
+        for candidate, options in candidates:
             try:
-                return decode(open_store(place, options).read(place).data, rules=DecodeRules())
-            except (StorageError, DecodeError):
+                data = open_store(candidate, options).read(candidate).data
+            except StorageError:
                 continue
+            image = decode(data, rules=DecodeRules())
+            if isinstance(image, DecodedImage):
+                return image
         return None
 
 
@@ -111,10 +122,10 @@ def write_evaluation(
     best_epoch: int = 0,
     storage_options: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
-    """Both files into a folder or under a URI; gives their URIs."""
-    uris = join_uri(absolute_uri(folder), JSON), join_uri(absolute_uri(folder), PAGE)
+    """Write both files to a folder, which may be a URI, and return their URIs."""
+    uris = join_uri(absolute_uri(folder), JSON_NAME), join_uri(absolute_uri(folder), REPORT_NAME)
     text = json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    page = evaluation.page(history=history, best_epoch=best_epoch)
+    page = evaluation.render_page(history=history, best_epoch=best_epoch)
     store = open_store(uris[0], storage_options)
     for uri, content in zip(uris, (text, page), strict=True):
         data = content.encode("utf-8", errors="backslashreplace")
@@ -123,34 +134,29 @@ def write_evaluation(
 
 
 def headline_text(score: Score) -> str:
-    """`AP 0.584, AP50 0.923, ...`."""
+    """Return the headline as text: `AP 0.584, AP50 0.923, ...`."""
     return ", ".join(f"{name} {value:.3f}" for name, value in headline(score).items())
 
 
 def class_rows(score: Score) -> tuple[list[str], list[list[str]]]:
-    """The table of classes for a terminal: column names, and a row for each."""
+    """Return the table of classes for a terminal: the names of the columns, and a row for each class."""
     if isinstance(score.metrics, DetectionMetrics):
-        names = ["class", "true", "found", "AP", "AP50", "threshold", "precision", "recall", "F1"]
-        return names, [
-            [each.label, f"{each.num_true:,}", f"{each.num_found:,}", *map(_figure, (each.AP, each.AP50, *_at(each)))]
-            for each in score.metrics.per_class
-        ]
-    names = ["class", "images", "said", "precision", "recall", "F1", "AUC", "threshold"]
-    return names, [
-        [
-            each.label,
-            f"{each.support:,}",
-            f"{each.num_said:,}",
-            *map(_figure, (each.precision, each.recall, each.f1, each.auc, each.threshold.score)),
-        ]
-        for each in score.metrics.per_class
-    ]
+        columns = ["class", "true", "found", "AP", "AP50", "threshold", "precision", "recall", "F1"]
+        return columns, [_detection_row(label) for label in score.metrics.per_class]
+    columns = ["class", "images", "predicted", "precision", "recall", "F1", "AUC", "threshold"]
+    return columns, [_classification_row(label) for label in score.metrics.per_class]
 
 
-def _at(each: Any) -> tuple[float, float, float, float]:
-    best = each.threshold
-    return best.score, best.precision, best.recall, best.f1
+def _detection_row(label: DetectionLabel) -> list[str]:
+    threshold = label.threshold
+    figures = (label.AP, label.AP50, threshold.score, threshold.precision, threshold.recall, threshold.f1)
+    return [label.label, f"{label.num_true:,}", f"{label.num_found:,}", *map(_format_figure, figures)]
 
 
-def _figure(value: float) -> str:
+def _classification_row(label: ClassificationLabel) -> list[str]:
+    figures = (label.precision, label.recall, label.f1, label.auc, label.threshold.score)
+    return [label.label, f"{label.support:,}", f"{label.num_predicted:,}", *map(_format_figure, figures)]
+
+
+def _format_figure(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"

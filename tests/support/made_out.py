@@ -1,11 +1,11 @@
-"""An OUT as a run leaves it, made with the run's own index and writer, and ways to break it."""
+"""An output as a run writes it, made with the run's own index and writer, and methods that damage it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,20 +43,21 @@ CROPS = ModelInfo(
 WHOLE = ModelInfo(name="scene", kind="class", digest="2" * 12, labels=("shop", "home"), input_resolution=RESOLUTION)
 
 
-def outcome_of(ref: ImageRef) -> ImageResult:
-    """Every fifth image failed; each other one has two bottles, the brand of the first, and two scenes."""
-    outcome = ImageResult.of(ref)
+def make_result(ref: ImageRef) -> ImageResult:
+    """Every fifth image failed. Each other image has two bottles, the brand of the first one, and two scenes."""
+    result = ImageResult(
+        ref=ref, etag=ref.etag, size_bytes=ref.size_bytes, last_modified=ref.last_modified, width=640, height=480
+    )
     if ref.position % 5 == 3:
-        outcome.failure = Failure(stage=Stage.DECODE, code=Code.TRUNCATED, message="ends after 3 of 9 bytes")
-        return outcome
-    outcome.width, outcome.height, outcome.format, outcome.orientation = 640, 480, "jpeg", 1
+        failure = Failure(stage=Stage.DECODE, code=Code.TRUNCATED, message="ends after 3 of 9 bytes")
+        return replace(result, failure=failure, width=0, height=0)
     boxes = np.array([[0, 0, 640, 480], [1, 2, 3, 4]], np.float32)
-    outcome.findings = [
-        ImagePrediction(info=DETECTOR, prediction=_prediction([0.9, 0.2], [1, 1], boxes)),
-        ImagePrediction(info=CROPS, prediction=_prediction([0.8], [0]), parent=f"{DETECTOR.id}#1"),
-        ImagePrediction(info=WHOLE, prediction=_prediction([0.7, 0.3], [1, 0])),
-    ]
-    return outcome
+    predictions = (
+        ImagePrediction(model_info=DETECTOR, prediction=_prediction([0.9, 0.2], [1, 1], boxes)),
+        ImagePrediction(model_info=CROPS, prediction=_prediction([0.8], [0]), parent=f"{DETECTOR.id}#1"),
+        ImagePrediction(model_info=WHOLE, prediction=_prediction([0.7, 0.3], [1, 0])),
+    )
+    return replace(result, format="jpeg", orientation=1, predictions=predictions)
 
 
 def _prediction(scores: list[float], labels: list[int], boxes: np.ndarray[Any, Any] | None = None) -> Prediction:
@@ -66,7 +67,7 @@ def _prediction(scores: list[float], labels: list[int], boxes: np.ndarray[Any, A
 
 @dataclass(frozen=True, kw_only=True)
 class MadeOut:
-    """Ten images in three bundles, all committed."""
+    """An output with ten images in three bundles, all of them committed."""
 
     uri: str
     store: Store
@@ -81,7 +82,7 @@ class MadeOut:
         return Path(self.layout.part(table, self.bundles[number].id))
 
     def edit(self, table: str, change: Callable[[pa.Table], pa.Table], *, number: int = 0, sign: bool = True) -> None:
-        """Change a part's rows; `sign` makes the commit's digests agree again, so that only the rows are wrong."""
+        """Change the rows of a part. With `sign` the digests in its commit follow, so that only the rows are wrong."""
         path = self.part(table, number)
         rows = pq.read_table(path)
         path.write_bytes(parquet_bytes(change(rows)))
@@ -89,35 +90,49 @@ class MadeOut:
             self.edit_commit(number=number)
 
     def edit_rows(self, table: str, change: Callable[[list[dict[str, Any]]], Any], *, number: int = 0) -> None:
-        """The same on rows as dictionaries, changed in place."""
+        """Change the rows of a part as dictionaries, in place; the digests in its commit follow."""
 
-        def changed(rows: pa.Table) -> pa.Table:
+        def change_table(rows: pa.Table) -> pa.Table:
             content = rows.to_pylist()
             change(content)
             return pa.Table.from_pylist(content, schema=rows.schema)
 
-        self.edit(table, changed, number=number)
+        self.edit(table, change_table, number=number)
 
-    def edit_commit(self, *, number: int = 0, **facts: Any) -> None:
-        """Write `facts` into a commit, and the digests that are true."""
-        images = pq.read_table(self.part("images", number))
-        commit = json.loads((images.schema.metadata or {})[COMMIT_KEY.encode()])
+    def edit_commit(self, *, number: int = 0, files: dict[str, dict[str, Any]] | None = None, **facts: Any) -> None:
+        """Write `facts` into a commit, with the true digests of its files. `files` adds or changes entries there."""
+        commit = self.read_commit(number)
         for table in ("tags", "errors"):
-            commit[f"{table}_sha256"] = hashlib.sha256(self.part(table, number).read_bytes()).hexdigest()
-        metadata = {COMMIT_KEY: json.dumps(commit | facts)}
-        self.part("images", number).write_bytes(parquet_bytes(images.cast(TABLES["images"]), metadata=metadata))
+            commit["files"][table]["sha256"] = hashlib.sha256(self.part(table, number).read_bytes()).hexdigest()
+        for table, entry in (files or {}).items():
+            commit["files"][table] = commit["files"].get(table, {}) | entry
+        self.write_commit(commit | facts, number=number)
+
+    def read_commit(self, number: int = 0) -> dict[str, Any]:
+        metadata = pq.read_schema(self.part("images", number)).metadata or {}
+        commit: dict[str, Any] = json.loads(metadata[COMMIT_KEY.encode()])
+        return commit
+
+    def write_commit(self, commit: dict[str, Any], *, number: int = 0) -> None:
+        """Replace the footer of an images file."""
+        images = pq.read_table(self.part("images", number)).cast(TABLES["images"])
+        metadata = {COMMIT_KEY: json.dumps(commit)}
+        self.part("images", number).write_bytes(parquet_bytes(images, metadata=metadata))
 
 
 def make_out(uri: str, *, num_images: int = 10, commit: bool = True, options: dict[str, Any] | None = None) -> MadeOut:
-    """Images `s3://photos/00.jpg` and so on, in bundles of four; not `commit`: listed, and nothing tagged yet."""
+    """Write an output of the images `s3://photos/00.jpg` and so on, in bundles of four.
+
+    Without `commit` the images are listed, and none is tagged yet.
+    """
     store, layout = open_store(uri, options), Layout(uri)
     listing = [ObjectInfo(uri=f"s3://photos/{i:02}.jpg", etag=f"e{i}", size_bytes=9) for i in range(num_images)]
     pages = [listing] if listing else []
     freeze_index(pages, store=store, layout=layout, bundle_size=lambda _: BUNDLE, limit=None, listed_at=WHEN)
     index = read_index(store=store, layout=layout)
     assert index is not None
-    writer = PartWriter(store=store, layout=layout, run_id="r1", may_write=lambda: None)
+    writer = PartWriter(store=store, layout=layout, run_id="r1", check_lease=lambda: None)
     for bundle in index.bundles() if commit else []:
         refs = read_bundle(bundle, store=store, layout=layout)
-        writer.write(bundle, [outcome_of(ref) for ref in refs], tagged_at=WHEN)
+        writer.write(bundle, [make_result(ref) for ref in refs], tagged_at=WHEN)
     return MadeOut(uri=uri, store=store, layout=layout, bundles=list(index.bundles()))

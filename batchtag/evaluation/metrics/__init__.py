@@ -1,8 +1,9 @@
-"""How good a model is, as numbers: truth and answers in, one frozen record out, which says itself as plain JSON.
+"""The metrics of a model: ground truth and predictions in, one frozen record out, which converts to plain JSON.
 
-For detection COCO's figures, for classification scikit-learn's; for both the score from which to believe each class,
-calibration, and the worst mistakes. This room opens no image and no table and draws nothing; heavy libraries are
-imported where they are called. "Nothing to measure" is nan inside and null in JSON, never 0 and never -1.
+Detection has COCO's metrics and classification scikit-learn's. Both also have the best threshold of each class,
+calibration, and the worst mistakes. This package opens no images and no tables and draws nothing; heavy libraries are
+imported where they are called. A metric that cannot be measured is nan in the records and null in JSON, never 0 and
+never -1.
 """
 
 from __future__ import annotations

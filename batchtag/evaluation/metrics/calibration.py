@@ -1,4 +1,4 @@
-"""Whether a score of 0.8 is right eight times in ten."""
+"""Calibration: whether eight out of ten predictions with a score of 0.8 are correct."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BINS = 15
-"""As in Guo et al. 2017, section 4."""
+"""Number of bins, as in Guo et al. 2017, section 4."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """A reliability diagram of B bins of equal width over [0, 1].
 
-    Bin b holds the answers with `edges[b] < score <= edges[b + 1]`, and the first also those of score 0. `edges` is
-    (B + 1,), `confidence` (B,) their mean score, `accuracy` (B,) the share of them that is right, `count` (B,) int64;
-    an empty bin has nan. `ece` is the expected calibration error, the sum over b of count[b] / N * |accuracy[b] -
-    confidence[b]| (equation 3 of Guo et al., On Calibration of Modern Neural Networks, ICML 2017); nan for no answers.
+    Bin b has the predictions with `edges[b] < score <= edges[b + 1]`; the first bin also has those of score 0. `edges`
+    is (B + 1,), `confidence` (B,) is the mean score of each bin, `accuracy` (B,) the share of its predictions that are
+    correct, and `count` (B,) int64 their number; an empty bin has nan. `ece` is the expected calibration error: the sum
+    over b of count[b] / N * |accuracy[b] - confidence[b]| (equation 3 of Guo et al., On Calibration of Modern Neural
+    Networks, ICML 2017); nan without predictions.
     """
 
     edges: NDArray[np.float64]
@@ -28,14 +29,16 @@ class Calibration:
     ece: float
 
 
-def calibration(scores: NDArray[np.float64], is_right: NDArray[np.bool_], *, num_bins: int = NUM_BINS) -> Calibration:
-    """`scores` (N,) in [0, 1] of N answers, and `is_right` (N,) of the same."""
+def measure_calibration(
+    scores: NDArray[np.float64], is_correct: NDArray[np.bool_], *, num_bins: int = NUM_BINS
+) -> Calibration:
+    """Measure the calibration of N predictions. `scores` (N,) lie in [0, 1]; `is_correct` is (N,)."""
     edges = np.linspace(0, 1, num_bins + 1)
     bins = np.searchsorted(edges[1:-1], scores, side="left")
     count = np.bincount(bins, minlength=num_bins)
-    filled = np.where(count > 0, count, np.nan)
-    confidence = np.bincount(bins, weights=scores, minlength=num_bins) / filled
-    accuracy = np.bincount(bins, weights=is_right, minlength=num_bins) / filled
+    nonzero_count = np.where(count > 0, count, np.nan)
+    confidence = np.bincount(bins, weights=scores, minlength=num_bins) / nonzero_count
+    accuracy = np.bincount(bins, weights=is_correct, minlength=num_bins) / nonzero_count
     gaps = count * np.abs(accuracy - confidence)
     return Calibration(
         edges=edges,

@@ -1,4 +1,4 @@
-"""What a model found on one image."""
+"""The detections of a model on one image, as the metrics take them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detections:
-    """M findings of a detector on one image, in any order.
+    """M detections on one image, in any order.
 
-    `boxes_xyxy` (M, 4) in pixels of the displayed image, as the truth's; `scores` (M,) in [0, 1]; `label_ids` (M,)
-    integers that count the dataset's labels from 0, without a background. Raises ValueError with all that is wrong.
+    `boxes_xyxy` (M, 4) is in pixels of the displayed image, like the ground truth; `scores` (M,) lie in [0, 1];
+    `label_ids` (M,) are integers that count the data set's labels from 0, without a background class. Raises one
+    ValueError with everything that is wrong.
     """
 
     boxes_xyxy: NDArray[np.floating]

@@ -1,9 +1,9 @@
-"""What a detector gets wrong, by kind, the worst first.
+"""The mistakes of a detector, by kind, the worst first.
 
-Judged as a reader with the recommended thresholds sees it: a finding below the threshold of its class is not shown, so
-it is no mistake, and the object it would have been is missed. (A class without a threshold shows everything.)
-The kinds are those of TIDE (Bolya et al., A General Toolbox for Identifying Object Detection Errors, ECCV 2020, section
-2.2), decided in the order of its published code, with its limits: right from IoU 0.5, background below IoU 0.1.
+They are those that a reader with the recommended thresholds sees: a detection below the threshold of its class is not
+shown, so it is not a mistake, and its object is missed. (A class without a threshold shows everything.) The kinds are
+those of TIDE (Bolya et al., A General Toolbox for Identifying Object Detection Errors, ECCV 2020, section 2.2), decided
+in the order of its published code and with its limits: correct from IoU 0.5, background below IoU 0.1.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from batchtag.evaluation.metrics.matching import MIN_IOU, Matches, box_ious
 
 FALSE_KINDS = ("wrong_class", "wrong_place", "wrong_both", "duplicate", "background")
+"""Kinds of mistakes that are detections; `MISSED` is an object without a detection."""
 MISSED = "missed"
 BACKGROUND_IOU = 0.1
+"""A detection that overlaps every true object by less than this lies on the background."""
 
 Box = tuple[float, float, float, float]
 NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
@@ -27,14 +29,19 @@ NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectionMistake:
-    """One thing that is wrong on image number `image` (from 0, as given).
+    """One mistake on image number `image` (from 0, in the order given).
 
-    `wrong_class`: on a true object (IoU >= 0.5) of another class. `wrong_place`: 0.1 <= IoU < 0.5 with one of its own
-    class. `wrong_both`: that with one of another class. `duplicate`: its object was found already, with a higher score.
-    `background`: nothing there. `missed`: an object not found, and of which no wrong_class or wrong_place tells.
-    `label`, `box_xyxy` and `score` are what was found, `true_label`, `true_box_xyxy` and `iou` the object concerned
-    ("", nan and 0 for background). For `missed`, `score` and `box_xyxy` are of the finding that was right but below the
-    threshold (0 and nan if there is none) and `label` is the true one.
+    `kind` is one of:
+    - `wrong_class`: on a true object (IoU >= 0.5) of another class.
+    - `wrong_place`: 0.1 <= IoU < 0.5 with an object of its own class.
+    - `wrong_both`: 0.1 <= IoU < 0.5 with an object of another class.
+    - `duplicate`: another detection with a higher score is assigned to the same object.
+    - `background`: no true object overlaps.
+    - `missed`: an object without a detection, and without a wrong_class or wrong_place that explains it.
+
+    `label`, `box_xyxy` and `score` describe the detection; `true_label`, `true_box_xyxy` and `iou` the object concerned
+    ("", nan and 0 for background). For `missed`, `score` and `box_xyxy` are those of the correct detection below the
+    threshold (0 and nan if there is none), and `label` is the true one. Boxes are in pixels of the displayed image.
     """
 
     kind: str
@@ -47,63 +54,67 @@ class DetectionMistake:
     iou: float
 
 
-def detection_mistakes(
+def find_mistakes(
     labels: Sequence[str], matches: Matches, thresholds: NDArray[np.float64], *, worst: int
 ) -> tuple[dict[str, int], tuple[DetectionMistake, ...]]:
-    """How many there are of each kind, and the `worst` of each: the most confident, and the largest missed.
+    """Return the number of mistakes of each kind, and the `worst` of each: the most confident, and the largest missed.
 
-    `thresholds` (C,) is nan for a class without one. Ties are in the order of the data.
+    `thresholds` (C,) is nan for a class without a threshold. Ties are in the order of the data.
     """
     is_shown = matches.scores >= np.nan_to_num(thresholds, nan=0.0)[matches.label_ids]
-    rows = np.flatnonzero(is_shown & ~matches.is_right & ~matches.is_ignored)
+    rows = np.flatnonzero(is_shown & ~matches.is_correct & ~matches.is_ignored)
     rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
-    kinds, objects = _false_kinds(matches, rows)
-    missed = _missed(matches, is_shown, told=objects[np.isin(kinds, ["wrong_class", "wrong_place"])])
+    kinds, true_rows = _classify_false(matches, rows)
+    missed = _find_missed(matches, is_shown, explained=true_rows[np.isin(kinds, ["wrong_class", "wrong_place"])])
     counts = {kind: int((kinds == kind).sum()) for kind in FALSE_KINDS} | {MISSED: len(missed)}
-    listed = []
+    mistakes = []
     for kind in FALSE_KINDS:
         of_kind = np.flatnonzero(kinds == kind)[:worst]
-        pairs = zip(rows[of_kind].tolist(), objects[of_kind].tolist(), strict=True)
-        listed += [_mistake(labels, matches, kind, row=row, true_row=true_row) for row, true_row in pairs]
+        pairs = zip(rows[of_kind].tolist(), true_rows[of_kind].tolist(), strict=True)
+        mistakes += [_make_mistake(labels, matches, kind, row=row, true_row=true_row) for row, true_row in pairs]
     for true_row in missed[:worst].tolist():
-        listed.append(_mistake(labels, matches, MISSED, row=int(matches.finder[true_row]), true_row=true_row))
-    return counts, tuple(listed)
+        row = int(matches.detection_rows[true_row])
+        mistakes.append(_make_mistake(labels, matches, MISSED, row=row, true_row=true_row))
+    return counts, tuple(mistakes)
 
 
-def _false_kinds(matches: Matches, rows: NDArray[np.int64]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """The kind of each finding that is false, and the true object it is about (-1 for background)."""
+def _classify_false(matches: Matches, rows: NDArray[np.int64]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Return the kind of each false detection, and the row of the true object concerned (-1 for background)."""
     same, other = matches.same_iou[rows], matches.other_iou[rows]
-    of_same, of_other = matches.same_ground_truth[rows], matches.other_ground_truth[rows]
+    same_true_rows, other_true_rows = matches.same_true_rows[rows], matches.other_true_rows[rows]
     tests = [
-        ("wrong_place", (same >= BACKGROUND_IOU) & (same < MIN_IOU), of_same),
-        ("wrong_class", other >= MIN_IOU, of_other),
-        ("duplicate", same >= MIN_IOU, of_same),
-        ("wrong_both", other >= BACKGROUND_IOU, of_other),
+        ("wrong_place", (same >= BACKGROUND_IOU) & (same < MIN_IOU), same_true_rows),
+        ("wrong_class", other >= MIN_IOU, other_true_rows),
+        ("duplicate", same >= MIN_IOU, same_true_rows),
+        ("wrong_both", other >= BACKGROUND_IOU, other_true_rows),
     ]
     conditions = [condition for _, condition, _ in tests]
     kinds = np.select(conditions, [kind for kind, _, _ in tests], default="background")
-    return kinds, np.select(conditions, [about for _, _, about in tests], default=-1)
+    return kinds, np.select(conditions, [true_rows for _, _, true_rows in tests], default=-1)
 
 
-def _missed(matches: Matches, is_shown: NDArray[np.bool_], *, told: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The true objects that no shown finding is, without those of which another mistake tells; the largest first."""
+def _find_missed(matches: Matches, is_shown: NDArray[np.bool_], *, explained: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of the true objects without a shown detection, the largest first.
+
+    `explained` are rows of objects that another mistake already concerns; they are left out.
+    """
     is_fine = matches.is_crowd.copy()
-    was_found = np.flatnonzero(matches.finder >= 0)
-    is_fine[was_found] = is_shown[matches.finder[was_found]]
-    is_fine[told] = True
+    detected = np.flatnonzero(matches.detection_rows >= 0)
+    is_fine[detected] = is_shown[matches.detection_rows[detected]]
+    is_fine[explained] = True
     rows = np.flatnonzero(~is_fine)
     return rows[np.argsort(-matches.true_areas[rows], kind="stable")]
 
 
-def _mistake(labels: Sequence[str], matches: Matches, kind: str, *, row: int, true_row: int) -> DetectionMistake:
-    """The record of one; `row` or `true_row` is -1 where nothing was found, or nothing is there."""
-    found, there = row >= 0, true_row >= 0
-    true_label = labels[matches.true_label_ids[true_row]] if there else ""
+def _make_mistake(labels: Sequence[str], matches: Matches, kind: str, *, row: int, true_row: int) -> DetectionMistake:
+    """Return one record. `row` is -1 without a detection, `true_row` is -1 without a true object."""
+    has_detection, has_object = row >= 0, true_row >= 0
+    true_label = labels[matches.true_label_ids[true_row]] if has_object else ""
     return DetectionMistake(
         kind=kind,
-        image=int(matches.images[row] if found else matches.true_images[true_row]),
-        label=labels[matches.label_ids[row]] if found else true_label,
-        score=float(matches.scores[row]) if found else 0.0,
+        image=int(matches.images[row] if has_detection else matches.true_images[true_row]),
+        label=labels[matches.label_ids[row]] if has_detection else true_label,
+        score=float(matches.scores[row]) if has_detection else 0.0,
         box_xyxy=_box(matches.boxes_xyxy, row),
         true_label=true_label,
         true_box_xyxy=_box(matches.true_boxes_xyxy, true_row),

@@ -1,4 +1,4 @@
-"""Records of numbers as plain JSON values."""
+"""Conversion of records of numbers to plain JSON values."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 
-def plain(value: Any) -> Any:
-    """The same as dicts, lists, strings, ints and floats; a dataclass is a dict of its fields, nan and inf are None."""
+def to_json(value: Any) -> Any:
+    """Convert to dicts, lists, strings, ints and floats. A dataclass becomes a dict of its fields, nan and inf None."""
     if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return to_json(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,8 +1,9 @@
-"""An evaluation as one HTML page for a person: what the figures are, what they mean, and what went wrong, as images.
+"""The report of an evaluation: one HTML page with the metrics, their meaning, and the worst mistakes as images.
 
-One file, which needs nothing: no script, no font, no request to anywhere (its own policy forbids them), so it can be
-mailed and opened in ten years. It follows the reader's light or dark, fits a phone, and prints. All that came from
-outside (labels, URIs) is escaped. This room computes no figure: they are `metrics`' own, as in the JSON.
+The page is one file without scripts, fonts or requests (its content security policy forbids them), so that it can be
+mailed, and opened in ten years. It follows the reader's light or dark setting, fits a phone, and prints. Everything
+that comes from outside (labels, URIs) is escaped. This package computes no metrics; it shows those of
+`evaluation.metrics`, which are also in evaluation.json.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchtag.evaluation.metrics import ClassificationMetrics, DetectionMetrics
-from batchtag.evaluation.report.mistakes import Images
+from batchtag.evaluation.report.mistakes import OpenImage
 
-__all__ = ["About", "Images", "write_page"]
+__all__ = ["OpenImage", "ReportHeader", "render_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What was evaluated. `facts` are further lines for the end of the page, such as versions and settings.
+class ReportHeader:
+    """What was evaluated, and when.
 
-    `note` is what must be known to read the figures, shown before them.
+    `note` is shown before the metrics; it says what a reader must know to understand them. `facts` are further lines
+    for the end of the page, such as versions and settings.
     """
 
     model: str
@@ -32,20 +34,21 @@ class About:
     note: str = ""
 
 
-def write_page(
+def render_report(
     metrics: DetectionMetrics | ClassificationMetrics,
     *,
-    about: About,
+    header: ReportHeader,
     uris: Sequence[str] = (),
-    images: Images = lambda _: None,
+    open_image: OpenImage = lambda _: None,
     history: Sequence[Mapping[str, float]] = (),
     best_epoch: int = 0,
 ) -> str:
-    """The page. `uris[i]` and `images(i)` are image number i of the metrics; only a few are asked for.
+    """Return the page as HTML text.
 
-    `history` has one entry an epoch of the training that made the model: `epoch`, `learning_rate`, keys that begin with
-    `loss`, and figures of validation by name.
+    `uris[i]` and `open_image(i)` belong to image number i of the metrics; only the images that are shown are opened.
+    `history` has one entry for each epoch of the training that made the model: `epoch`, `learning_rate`, keys that
+    begin with `loss`, and validation metrics by name.
     """
-    from batchtag.evaluation.report import page
+    from batchtag.evaluation.report.page import render_page
 
-    return page.render(metrics, about=about, uris=uris, images=images, history=history, best_epoch=best_epoch)
+    return render_page(metrics, header=header, uris=uris, open_image=open_image, history=history, best_epoch=best_epoch)

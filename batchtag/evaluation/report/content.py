@@ -1,4 +1,4 @@
-"""What a page says, whatever the model: a sentence, cards, a table, figures; all in words, ready for the template."""
+"""The content of a report, whatever the model: a lead sentence, cards, a table and plots, as text for the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from batchtag.evaluation.report.drawing import Plot
-from batchtag.evaluation.report.formatting import score
+from batchtag.evaluation.report.formatting import format_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A figure in a table; `share` from 0 to 1 draws a bar behind it, -1 none."""
+    """A cell of the table. `share` from 0 to 1 draws a bar behind the text; -1 draws none."""
 
     text: str
     share: float = -1.0
@@ -28,21 +28,23 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """A row of the table: one class."""
+
     label: str
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Of the classes, the weakest first. `columns` are (name, meaning)."""
+    """The table of classes, the weakest first. `columns` are (name, meaning)."""
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wrong:
-    """A kind of mistake and how often it happens; `share` of the commonest kind."""
+class MistakeKind:
+    """A kind of mistake and how often it occurs. `share` is relative to the most frequent kind."""
 
     name: str
     meaning: str
@@ -54,24 +56,24 @@ class Wrong:
 class Content:
     """The parts of the page that differ between detectors and classifiers."""
 
-    what: str
+    model_type: str
     lead: str
-    infos: tuple[Card, ...]
+    cards: tuple[Card, ...]
     table: Table
     plots: tuple[Plot, ...]
-    wrong: tuple[Wrong, ...]
+    mistake_kinds: tuple[MistakeKind, ...]
 
 
-def barred(value: float) -> Cell:
-    """A figure between 0 and 1 with its bar."""
-    return Cell(text=score(value), share=value if math.isfinite(value) else -1.0)
+def bar_cell(value: float) -> Cell:
+    """Return the cell of a figure between 0 and 1, with a bar."""
+    return Cell(text=format_score(value), share=value if math.isfinite(value) else -1.0)
 
 
-def plain(value: float) -> Cell:
-    """A figure between 0 and 1."""
-    return Cell(text=score(value))
+def figure_cell(value: float) -> Cell:
+    """Return the cell of a figure between 0 and 1, without a bar."""
+    return Cell(text=format_score(value))
 
 
-def last_if_nan(value: float) -> float:
-    """To sort by, the lowest first."""
+def weakness_key(value: float) -> float:
+    """Return a sort key for figures between 0 and 1: the lowest first, nan last."""
     return value if math.isfinite(value) else 2.0

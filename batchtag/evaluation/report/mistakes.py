@@ -1,7 +1,7 @@
-"""The worst mistakes as images: cut out around what is wrong, small, inside the page.
+"""The worst mistakes as small images inside the page, cut out around the boxes concerned.
 
-Boxes are drawn over the image, not into it, so that they stay sharp: the true one dashed, the found one solid, which
-is told apart without colours too.
+Boxes are SVG elements over the image and not drawn into its pixels, so that they stay sharp. The true box is dashed and
+the detected one solid, so that they differ without colours too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -17,79 +17,102 @@ from markupsafe import Markup
 from PIL import Image
 
 from batchtag.evaluation.metrics import ClassificationMistake, DetectionMistake
-from batchtag.evaluation.report.formatting import file_name, name, score
+from batchtag.evaluation.report.formatting import format_file_name, format_name, format_score
 from batchtag.types import DecodedImage
 
-MOST = 24
-LONGEST_PX = 400
-Images = Callable[[int], DecodedImage | None]
-"""Gives image number i of the evaluation, upright; None if it cannot be had any more."""
+MAX_SHOWN = 24
+"""Maximum number of mistakes on a page."""
+MAX_SIDE_PX = 400
+"""Maximum longer side of an image inside the page."""
+OpenImage = Callable[[int], DecodedImage | None]
+"""A function that returns image number i of the evaluation, upright; None if the image cannot be read any more."""
 Box = tuple[float, float, float, float]
+"""Corners (x_min, y_min, x_max, y_max)."""
 
 KINDS = {
-    "missed": ("missed", "it is there, and nothing was found"),
-    "background": ("nothing there", "something was found where no labelled object is"),
-    "wrong_class": ("wrong class", "a true object, called by another name"),
-    "wrong_place": ("wrong place", "the right class, but the box covers less than half of it"),
-    "wrong_both": ("wrong class and place", "near an object of another class"),
-    "duplicate": ("found twice", "another box with a higher score found the same object"),
+    "missed": ("missed", "an object that was not detected"),
+    "background": ("background", "a box where no object is labelled"),
+    "wrong_class": ("wrong class", "a box on an object of another class"),
+    "wrong_place": ("wrong place", "the correct class, but the box overlaps the object by less than half"),
+    "wrong_both": ("wrong class and place", "a box that overlaps an object of another class by less than half"),
+    "duplicate": ("duplicate", "another box with a higher score is on the same object"),
 }
-"""What people call each kind of a detector's mistake, and what it means."""
+"""The name and the meaning of each kind of a detector's mistakes, in the order of the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One image of the page. `image` is "" where it could not be opened."""
+class ShownMistake:
+    """One mistake on the page, as text and image. `image` is "" if the image could not be opened."""
 
     kind: str
-    words: str
+    description: str
     uri: str
-    file: str
+    file_name: str
     image: Markup
 
 
-def of_detection(mistakes: Sequence[DetectionMistake], *, images: Images, uris: Sequence[str]) -> list[Shown]:
-    """At most 24, the worst of each kind in turn, and then kind by kind."""
-    by_kind = [[one for one in mistakes if one.kind == kind] for kind in KINDS]
-    chosen = [one for turn in zip_longest(*by_kind) for one in turn if one is not None][:MOST]
-    chosen.sort(key=lambda one: list(KINDS).index(one.kind))
-    opened = _Opened(images)
-    shown = []
-    for one in chosen:
-        true = one.true_box_xyxy
-        boxes = [(true, "true"), (one.box_xyxy, "found" if one.kind != "missed" else "doubtful")]
-        words = _said(one)
-        uri = _uri(uris, one.image)
-        svg = opened.svg(one.image, [(box, css) for box, css in boxes if math.isfinite(box[0])], says=words)
-        shown.append(Shown(kind=KINDS[one.kind][0], words=words, uri=name(uri), file=file_name(uri), image=svg))
-    return shown
+def show_detection_mistakes(
+    mistakes: Sequence[DetectionMistake], *, open_image: OpenImage, uris: Sequence[str]
+) -> list[ShownMistake]:
+    """Return at most 24 mistakes, kind by kind. They are chosen in turn from each kind, the worst first."""
+    by_kind = [[mistake for mistake in mistakes if mistake.kind == kind] for kind in KINDS]
+    in_turn = [mistake for turn in zip_longest(*by_kind) for mistake in turn if mistake is not None]
+    chosen = sorted(in_turn[:MAX_SHOWN], key=lambda mistake: list(KINDS).index(mistake.kind))
+    drawer = _ImageDrawer(open_image)
+    return [_show_detection_mistake(mistake, drawer, uri=_uri(uris, mistake.image)) for mistake in chosen]
 
 
-def _said(one: DetectionMistake) -> str:
-    label, true = name(one.label, 28), name(one.true_label, 28)
-    match one.kind:
-        case "missed" if one.score > 0:
-            return f"{true}: only found with {score(one.score, 2)}, below its threshold"
+def _show_detection_mistake(mistake: DetectionMistake, drawer: _ImageDrawer, *, uri: str) -> ShownMistake:
+    detection_css = "doubtful" if mistake.kind == "missed" else "found"
+    boxes = [(mistake.true_box_xyxy, "true"), (mistake.box_xyxy, detection_css)]
+    description = _describe_detection_mistake(mistake)
+    known_boxes = [(box, css) for box, css in boxes if math.isfinite(box[0])]
+    return ShownMistake(
+        kind=KINDS[mistake.kind][0],
+        description=description,
+        uri=format_name(uri),
+        file_name=format_file_name(uri),
+        image=drawer.draw(mistake.image, known_boxes, description=description),
+    )
+
+
+def _describe_detection_mistake(mistake: DetectionMistake) -> str:
+    label, true_label = format_name(mistake.label, 28), format_name(mistake.true_label, 28)
+    score = format_score(mistake.score, 2)
+    match mistake.kind:
+        case "missed" if mistake.score > 0:
+            return f"{true_label}: only detected with {score}, below its threshold"
         case "missed":
-            return f"{true}: not found at all"
+            return f"{true_label}: not detected at all"
         case "wrong_class" | "wrong_both":
-            return f"{label} {score(one.score, 2)}, but it is {true}"
+            return f"{label} {score}, but it is {true_label}"
         case "wrong_place":
-            return f"{label} {score(one.score, 2)}, overlap {score(one.iou, 2)} only"
+            return f"{label} {score}, overlap only {format_score(mistake.iou, 2)}"
         case _:
-            return f"{label} {score(one.score, 2)}"
+            return f"{label} {score}"
 
 
-def of_classification(mistakes: Sequence[ClassificationMistake], *, images: Images, uris: Sequence[str]) -> list[Shown]:
-    """The first 24 as they are given: the most confident."""
-    opened = _Opened(images)
+def show_classification_mistakes(
+    mistakes: Sequence[ClassificationMistake], *, open_image: OpenImage, uris: Sequence[str]
+) -> list[ShownMistake]:
+    """Return the first 24 mistakes in the order given, which is the most confident first."""
+    drawer = _ImageDrawer(open_image)
     shown = []
-    for one in mistakes[:MOST]:
-        said = f"said {name(one.label, 28)} {score(one.score, 2)}" if one.label else "nothing said"
-        words = f"{said}, but it is {name(one.true_label, 28)} ({score(one.true_score, 2)})"
-        uri = _uri(uris, one.image)
-        image = opened.svg(one.image, [], says=words)
-        shown.append(Shown(kind="", words=words, uri=name(uri), file=file_name(uri), image=image))
+    for mistake in mistakes[:MAX_SHOWN]:
+        label = format_name(mistake.label, 28)
+        prediction = f"predicted {label} {format_score(mistake.score, 2)}" if mistake.label else "no prediction"
+        true_label = f"{format_name(mistake.true_label, 28)} ({format_score(mistake.true_score, 2)})"
+        description = f"{prediction}, but it is {true_label}"
+        uri = _uri(uris, mistake.image)
+        shown.append(
+            ShownMistake(
+                kind="",
+                description=description,
+                uri=format_name(uri),
+                file_name=format_file_name(uri),
+                image=drawer.draw(mistake.image, [], description=description),
+            )
+        )
     return shown
 
 
@@ -97,53 +120,56 @@ def _uri(uris: Sequence[str], image: int) -> str:
     return uris[image] if image < len(uris) else f"image {image + 1}"
 
 
-class _Opened:
-    """The images, the last one kept: mistakes of one image often come together."""
+class _ImageDrawer:
+    """Draws images with boxes as SVG. Keeps the last image opened, because mistakes of one image often follow."""
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
+    def __init__(self, open_image: OpenImage) -> None:
+        self._open_image = open_image
         self._last: tuple[int, DecodedImage | None] = (-1, None)
 
-    def svg(self, image: int, boxes: Sequence[tuple[Box, str]], *, says: str) -> Markup:
-        if self._last[0] != image:
-            self._last = (image, self._images(image))
-        opened = self._last[1]
-        return Markup("") if opened is None else _svg(opened, boxes, says=says)
+    def draw(self, image_number: int, boxes: Sequence[tuple[Box, str]], *, description: str) -> Markup:
+        """Return an image with boxes of (corners in the displayed image, CSS class); "" if it cannot be opened."""
+        if self._last[0] != image_number:
+            self._last = (image_number, self._open_image(image_number))
+        image = self._last[1]
+        return Markup("") if image is None else _draw_svg(image, boxes, description=description)
 
 
-def _svg(image: DecodedImage, boxes: Sequence[tuple[Box, str]], *, says: str) -> Markup:
+def _draw_svg(image: DecodedImage, boxes: Sequence[tuple[Box, str]], *, description: str) -> Markup:
     height_px, width_px = image.pixels.shape[:2]
-    across, down = width_px / image.width, height_px / image.height
-    scaled = [((b[0] * across, b[1] * down, b[2] * across, b[3] * down), css) for b, css in boxes]
-    left, top, right, bottom = _part([box for box, _ in scaled], width_px, height_px)
-    part = Image.fromarray(image.pixels[top:bottom, left:right])
-    part.thumbnail((LONGEST_PX, LONGEST_PX), Image.Resampling.LANCZOS)
+    x_scale, y_scale = width_px / image.width, height_px / image.height
+    scaled = [((b[0] * x_scale, b[1] * y_scale, b[2] * x_scale, b[3] * y_scale), css) for b, css in boxes]
+    left, top, right, bottom = _choose_crop([box for box, _ in scaled], width_px, height_px)
+    crop = Image.fromarray(image.pixels[top:bottom, left:right])
+    crop.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     size = Markup('x="{}" y="{}" width="{}" height="{}"')
     frame = size.format(left, top, right - left, bottom - top)
     rects = Markup("").join(
         Markup('<rect class="{}" {}/>').format(css, size.format(*(round(v, 1) for v in (x0, y0, x1 - x0, y1 - y0))))
-        for (x0, y0, x1, y1), kind in scaled
-        for css in ("under", kind)
+        for (x0, y0, x1, y1), box_css in scaled
+        for css in ("under", box_css)
     )
-    opening = Markup('<svg class="image{}" viewBox="{} {} {} {}" role="img" aria-label="{}">').format(
-        "" if boxes else " whole", left, top, right - left, bottom - top, says
+    opening_tag = Markup('<svg class="image{}" viewBox="{} {} {} {}" role="img" aria-label="{}">').format(
+        "" if boxes else " whole", left, top, right - left, bottom - top, description
     )
-    return opening + Markup('<image {} href="{}"/>{}</svg>').format(frame, _data_uri(part), rects)
+    return opening_tag + Markup('<image {} href="{}"/>{}</svg>').format(frame, _data_uri(crop), rects)
 
 
-def _part(boxes: Iterable[Box], width: int, height: int) -> tuple[int, int, int, int]:
-    """What of the image to show: all without boxes, else 4:3 around them, with enough around to know the place."""
-    boxes = list(boxes)
+def _choose_crop(boxes: Sequence[Box], width: int, height: int) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom) of the part to show: the whole image without boxes, else 4:3 around the boxes.
+
+    A margin around the boxes shows where in the image they lie.
+    """
     if not boxes:
         return 0, 0, width, height
     left, top = min(b[0] for b in boxes), min(b[1] for b in boxes)
     right, bottom = max(b[2] for b in boxes), max(b[3] for b in boxes)
-    wide = max(2.2 * (right - left), 2.2 * (bottom - top) * 4 / 3, 0.4 * width, 80)
-    wide, high = min(wide, width), min(wide * 3 / 4, height)
-    high = max(high, min(height, 1.1 * (bottom - top)))
-    x = min(max(0.0, (left + right - wide) / 2), width - wide)
-    y = min(max(0.0, (top + bottom - high) / 2), height - high)
-    return int(x), int(y), max(int(x) + 1, round(x + wide)), max(int(y) + 1, round(y + high))
+    crop_width = max(2.2 * (right - left), 2.2 * (bottom - top) * 4 / 3, 0.4 * width, 80)
+    crop_width, crop_height = min(crop_width, width), min(crop_width * 3 / 4, height)
+    crop_height = max(crop_height, min(height, 1.1 * (bottom - top)))
+    x = min(max(0.0, (left + right - crop_width) / 2), width - crop_width)
+    y = min(max(0.0, (top + bottom - crop_height) / 2), height - crop_height)
+    return int(x), int(y), max(int(x) + 1, round(x + crop_width)), max(int(y) + 1, round(y + crop_height))
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -1,4 +1,4 @@
-"""Puts the parts together with the template."""
+"""The HTML page of a report: its parts put into the template."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from batchtag import __version__
 from batchtag.evaluation.metrics import ClassificationMetrics, DetectionMetrics
 from batchtag.evaluation.report import confusion, formatting, mistakes
-from batchtag.evaluation.report.classifier import of_classifier
-from batchtag.evaluation.report.detector import of_detector
-from batchtag.evaluation.report.training_curves import course
+from batchtag.evaluation.report.classifier import classifier_content
+from batchtag.evaluation.report.detector import detector_content
+from batchtag.evaluation.report.training_curves import plot_training
 
 if TYPE_CHECKING:
-    from batchtag.evaluation.report import About
+    from batchtag.evaluation.report import ReportHeader
 
 
-def render(
+def render_page(
     metrics: DetectionMetrics | ClassificationMetrics,
     *,
-    about: About,
+    header: ReportHeader,
     uris: Sequence[str],
-    images: mistakes.Images,
+    open_image: mistakes.OpenImage,
     history: Sequence[Mapping[str, float]],
     best_epoch: int,
 ) -> str:
-    """The page as text. What it takes is said at `evalpage.write_page`."""
-    matrix: confusion.Matrix | None = None
-    pairs: list[confusion.Confusion] = []
+    """Return the page as HTML text; the arguments are those of `report.render_report`."""
+    matrix: confusion.ConfusionMatrix | None = None
+    pairs: list[confusion.ConfusedPair] = []
     if isinstance(metrics, DetectionMetrics):
-        body = of_detector(metrics)
-        shown = mistakes.of_detection(metrics.mistakes, images=images, uris=uris)
+        content = detector_content(metrics)
+        shown = mistakes.show_detection_mistakes(metrics.mistakes, open_image=open_image, uris=uris)
         num_mistakes = sum(metrics.mistake_counts.values())
     else:
-        body = of_classifier(metrics)
-        shown = mistakes.of_classification(metrics.mistakes, images=images, uris=uris)
+        content = classifier_content(metrics)
+        shown = mistakes.show_classification_mistakes(metrics.mistakes, open_image=open_image, uris=uris)
         num_mistakes = metrics.num_mistakes
         if metrics.num_images:
-            matrix, pairs = confusion.matrix(metrics), confusion.worst_pairs(metrics)
-    return _template().render(
-        about=about,
-        day=f"{about.evaluated_at.day} {about.evaluated_at:%B %Y}",
-        body=body,
+            matrix, pairs = confusion.draw_matrix(metrics), confusion.find_worst_pairs(metrics)
+    return _load_template().render(
+        header=header,
+        day=f"{header.evaluated_at.day} {header.evaluated_at:%B %Y}",
+        content=content,
         num_images=metrics.num_images,
         matrix=matrix,
         pairs=pairs,
         shown=shown,
         num_mistakes=num_mistakes,
-        course=course(history, best_epoch=best_epoch) if history else [],
+        training_plots=plot_training(history, best_epoch=best_epoch) if history else [],
         version=__version__,
     )
 
 
-def _template() -> Template:
+def _load_template() -> Template:
     environment = Environment(
         loader=PackageLoader("batchtag.evaluation.report"),
         autoescape=True,
@@ -62,5 +62,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"name": formatting.name, "count": formatting.count, "file_name": formatting.file_name}
+    environment.filters |= {"name": formatting.format_name, "count": formatting.format_count}
     return environment.get_template("page.html")
