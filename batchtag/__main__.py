@@ -1,4 +1,4 @@
-"""`python -m batchtag`: the command where its script is not on the path, as on a cluster that was sent the package."""
+"""`python -m batchtag`: the command line without its script, for clusters that get the package with the job."""
 
 from batchtag.cli import main
 

@@ -1,15 +1,18 @@
-"""Text for a terminal."""
+"""Text that is safe and readable on a terminal. Knows no library for terminals."""
 
 from __future__ import annotations
 
 
-def printable(text: str) -> str:
-    """For a terminal: a key may hold newlines and escape sequences, which must not act there."""
+def escape_unprintable(text: str) -> str:
+    """Return `text` with newlines and control characters spelled out.
+
+    An object key may hold newlines and escape sequences; a terminal that obeyed them would show something false.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def format_duration(seconds: float) -> str:
-    """`42 s`, `3 min 07 s`, `5 h 12 min`: two figures at most."""
+    """Format a duration with two units at most: `42 s`, `3 min 07 s`, `5 h 12 min`."""
     seconds = int(seconds + 0.5)
     if seconds < 60:
         return f"{seconds} s"

@@ -1,20 +1,20 @@
-"""What can go wrong, in words that cross processes.
+"""The exceptions of batchtag, and the codes of failing images.
 
     BatchtagError             exit  what the user should do
-    |-- UsageError              2   change the command or the job file
-    |   `-- JobFileError        2   the same, for a job file: every mistake in it at once
-    |-- StorageError            1   look at the store: it says which URI, and `code` says what kind of trouble
-    |   `-- ConditionFailed     1   somebody else wrote first
-    |-- DecodeError             -   never leaves the line: becomes the failure row of one image
-    |-- ModelError              1   a model cannot be had, or is not what it claims to be
-    |-- OutputError             1   OUT is held by another run, belongs to another job, or lies inside the source
-    |   `-- LeaseLost           1   this run was declared dead and another one took over
-    |-- RunFailed               1   the run stopped; what is committed stays, and the same command goes on
+    |-- UsageError              2   correct the command or the job file
+    |   `-- JobFileError        2   correct the job file; the message has one line for every mistake in it
+    |-- StorageError            1   check the store; the message names the URI, and `code` the kind of problem
+    |   `-- ConditionFailed     1   another process wrote the object first
+    |-- ModelError              1   name another model: this one cannot be loaded, or its files contradict each other
+    |-- OutputError             1   choose another OUT, or wait: it is in use, holds another job, or lies in the source
+    |   `-- LeaseLost           1   another run took OUT over, because this run had not renewed its lease
+    |-- RunFailed               1   run the same command again; what is committed stays
     |-- Interrupted           130   run the same command again
-    `-- TooManyFailures         3   the run stopped by itself: too large a share of the images failed
+    `-- TooManyFailures         3   read the failures; a larger share of the images failed than the job allows
 
-A failing image is data (`records.Failure`); a failing job is one of these. Each takes one positional message, with
-further facts as attributes that have defaults, because an exception that demands keywords cannot be unpickled.
+A failing image is data (`types.Failure`); a failing job is one of these exceptions. Each takes one positional message.
+Further facts are attributes with defaults, because an exception that demands keywords cannot be unpickled, and these
+cross process borders.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 
 class Code(StrEnum):
-    """Why one image has no tags: a stable word that people filter and alert on. Never renamed, only added to."""
+    """The reason why one image has no tags. People alert on these words, so codes are added, never renamed."""
 
     EMPTY = "empty"
     TRUNCATED = "truncated"
@@ -43,18 +43,18 @@ class Code(StrEnum):
     CRASHED = "crashed"
 
     @property
-    def retryable(self) -> bool:
-        """Whether another day may bring another answer: `truncated` is a fact of the bytes, `timeout` of the day."""
-        return self in _OF_THE_DAY
+    def is_retryable(self) -> bool:
+        """Whether a later run may succeed: `truncated` is a property of the bytes, `timeout` of the moment."""
+        return self in _RETRYABLE
 
 
-_OF_THE_DAY = frozenset(
+_RETRYABLE = frozenset(
     {Code.THROTTLED, Code.TIMEOUT, Code.UNREACHABLE, Code.CHANGED, Code.DENIED, Code.NOT_FOUND, Code.OUT_OF_MEMORY}
 )
 
 
 class BatchtagError(Exception):
-    """Everything we raise on purpose. `exit_code` is what the CLI ends with."""
+    """Base class of all errors that batchtag raises on purpose. `exit_code` is the exit code of the command."""
 
     exit_code = 1
 
@@ -75,19 +75,19 @@ def _rebuild(kind: type[BatchtagError], message: str, facts: dict[str, Any]) -> 
 
 
 class UsageError(BatchtagError):
-    """The command cannot mean anything as it was typed."""
+    """A command line or a setting that contradicts itself or names something that does not exist."""
 
     exit_code = 2
 
 
 class JobFileError(UsageError):
-    """A job file with mistakes; the message has one line for each."""
+    """A job file with mistakes; the message has one line for each mistake."""
 
 
 class StorageError(BatchtagError):
-    """A store did not do what was asked. `code` is the kind of trouble; `transient` says whether to try again.
+    """A request to a store that failed.
 
-    `attempts` counts the tries that were made before it was given up.
+    `code` is the kind of problem, `transient` whether to try again, `attempts` the number of requests that were made.
     """
 
     code: Code = Code.UNREACHABLE
@@ -96,40 +96,34 @@ class StorageError(BatchtagError):
 
 
 class ConditionFailed(StorageError):
-    """A conditional write or read found another version of the object."""
+    """A conditional read or write that found another version of the object."""
 
     code = Code.CHANGED
 
 
-class DecodeError(BatchtagError):
-    """These bytes give no image; `code` says why."""
-
-    code: Code = Code.CORRUPT
-
-
 class ModelError(BatchtagError):
-    """A model cannot be loaded, or is not what it claims to be."""
+    """A model that cannot be loaded, or whose files contradict each other."""
 
 
 class OutputError(BatchtagError):
-    """OUT cannot be used by this run."""
+    """An OUT that this run cannot use."""
 
 
 class LeaseLost(OutputError):
-    """Another run holds OUT now; this one must not write any more."""
+    """The lease of OUT belongs to another run now; this run must not write any more."""
 
 
 class RunFailed(BatchtagError):
-    """The run stopped before its end. Committed parts stay."""
+    """A run that stopped before its end. Committed parts stay."""
 
 
 class Interrupted(BatchtagError):
-    """Somebody asked the run to stop: Ctrl-C, or SIGTERM from a scheduler."""
+    """A run that was asked to stop: Ctrl-C, or SIGTERM from a scheduler."""
 
     exit_code = 130
 
 
 class TooManyFailures(BatchtagError):
-    """More images failed than the job allows."""
+    """A run that stopped because a larger share of the images failed than the job allows."""
 
     exit_code = 3

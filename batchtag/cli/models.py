@@ -1,80 +1,84 @@
-"""`batchtag models`: what there is to choose from, as a table or as JSON from the same entries."""
+"""`batchtag models`: the published detectors and classifiers, as tables or as JSON from the same entries."""
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from batchtag.cli.options import TAG
+from batchtag.cli.output import Column, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from batchtag.models.torchvision.catalog import CatalogEntry
 
-_WIDTH = 100
-_TITLE = {"detect": "Detectors (% is box mAP on COCO-val2017)", "classify": "Classifiers (% is top-1 on ImageNet-1K)"}
+_TITLES = {
+    "detect": "Detectors (% is box mAP on COCO-val2017)",
+    "classify": "Classifiers (% is top-1 on ImageNet-1K)",
+}
+_COLUMNS = (
+    Column(heading="model"),
+    Column(heading="weights", folds=True),
+    Column(heading="%", is_number=True),
+    Column(heading="params", is_number=True),
+    Column(heading="MB", is_number=True),
+    Column(heading="GFLOPs", is_number=True),
+    Column(heading="tags", is_number=True),
+)
+"""With default weights the tables have 80 columns at most. `params` is in millions, `MB` the size of the file."""
 
 
 class TaskName(StrEnum):
+    """A task whose models are listed."""
+
     DETECT = "detect"
     CLASSIFY = "classify"
 
 
 class WeightsChoice(StrEnum):
+    """Which of a builder's published weights are listed."""
+
     DEFAULT = "default"
     ALL = "all"
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command to the front door."""
-    app.command("models")(models)
+    """Add the command of this file."""
+    app.command("models", rich_help_panel=TAG)(models)
 
 
 def models(
-    task: Annotated[TaskName | None, typer.Option(help="Only detectors, or only classifiers.")] = None,
+    task: Annotated[TaskName | None, typer.Option(help="List only detectors, or only classifiers.")] = None,
     weights: Annotated[
-        WeightsChoice, typer.Option(help="Each builder's best weights, or all that are published.")
+        WeightsChoice, typer.Option(help="List each builder's best weights, or all that are published.")
     ] = WeightsChoice.DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """List every detector and classifier with its published mAP or top-1 and its size, the best first."""
-    from batchtag.models.torchvision.catalog import catalog
+    """List the published detectors and classifiers with mAP or top-1 and size, the best first."""
+    from batchtag.models.torchvision.catalog import list_catalog
 
-    entries = catalog(
-        task=task.value if task else None,
-        only_default=weights is WeightsChoice.DEFAULT,
-    )
+    is_default_only = weights is WeightsChoice.DEFAULT
+    entries = list_catalog(task=task.value if task else None, only_default=is_default_only)
     if as_json:
-        typer.echo(json.dumps([entry.as_dict() for entry in entries], indent=2))
-    else:
-        _print(entries)
+        print_json([entry.as_dict() for entry in entries])
+        return
+    for name, title in _TITLES.items():
+        if rows := [_cells(entry, marks_default=not is_default_only) for entry in entries if entry.task == name]:
+            print_table(_COLUMNS, rows, title=title)
+            print_line("")
+    mark = "" if is_default_only else "* is the builder's default. "
+    print_line(f"{mark}Use: --detector NAME[@WEIGHTS], --classifier NAME[@WEIGHTS]")
 
 
-def _print(entries: list[CatalogEntry]) -> None:
-    console = Console()
-    # A name that is cut short cannot be copied, so rows stay whole where the terminal or the pipe is narrower.
-    console.width = max(console.width, _WIDTH)
-    for task in dict.fromkeys(entry.task for entry in entries):
-        console.print(_table([entry for entry in entries if entry.task == task], title=_TITLE[task]), "")
-    console.print("* the DEFAULT weights. Use: --detector NAME[@WEIGHTS], --classifier NAME[@WEIGHTS]", markup=False)
-
-
-def _table(entries: list[CatalogEntry], *, title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    for column in ("%", "params M", "file MB", "GFLOPs", "tags"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for entry in entries:
-        table.add_row(
-            entry.name,
-            f"{entry.weights}*" if entry.is_default else entry.weights,
-            f"{entry.metric:.1f}",
-            f"{entry.num_params / 1e6:.1f}",
-            f"{entry.size_mb:.0f}",
-            f"{entry.gflops:.1f}",
-            str(entry.num_tags),
-        )
-    return table
+def _cells(entry: CatalogEntry, *, marks_default: bool) -> list[str]:
+    """Return the row of one entry."""
+    return [
+        entry.name,
+        f"{entry.weights}*" if marks_default and entry.is_default else entry.weights,
+        f"{entry.metric:.1f}",
+        f"{entry.num_params / 1e6:.1f}",
+        f"{entry.size_mb:.0f}",
+        f"{entry.gflops:.1f}",
+        str(entry.num_tags),
+    ]

@@ -1,9 +1,10 @@
-"""The token of a Ray cluster: where it lies, and whether a cluster asks for one.
+"""The token of a Ray cluster: where it is stored, and whether a cluster requires one.
 
-Ray 2.60 decides by itself only for clusters that it starts or finds. Joining one by its address, a process without a
-token is turned away, and one that expects tokens from a cluster that has none is taken for dead, and its actors with it
-("cancelled before it started running"). Any local `ray.init` leaves a token in the home, so its being there says
-nothing. So the cluster is asked first: one call over gRPC, whose Python package comes with Ray's dashboard.
+Workaround for Ray 2.60, which chooses the authentication mode by itself only for clusters that it starts or finds. A
+process without a token that joins a cluster by address is refused. A process that expects tokens from a cluster
+without them takes it for dead, and its actors too ("cancelled before it started running"). Every local `ray.init`
+leaves a token in the home folder, so the presence of one proves nothing. So the cluster is asked first, in one gRPC
+call; grpc is installed with Ray's dashboard. It can go when `ray.init(address=...)` asks the cluster itself.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from typing import Literal
 
 from batchtag.errors import RunFailed, UsageError
 
-_ASK_S = 10.0
-_QUESTION = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-_ALIVE, _REFUSED, _SILENT = "alive", "refused", "silent"
+_TIMEOUT_S = 10.0
+"""Seconds to wait for the cluster's answer."""
+_METHOD = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+_ALIVE, _REFUSED, _NO_ANSWER = "alive", "refused", "no answer"
 
 
 def find_token() -> str:
-    """The token that Ray would use; "" if there is none. Raises UsageError for a file that cannot be read."""
+    """Return the token that Ray would use; "" if there is none.
+
+    Ray looks in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH, and in ~/.ray/auth_token. Raises UsageError if
+    RAY_AUTH_TOKEN_PATH names a file that cannot be read.
+    """
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
     named = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
@@ -29,38 +35,41 @@ def find_token() -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         if named:
-            raise UsageError(f"RAY_AUTH_TOKEN_PATH is {named}, which cannot be read: {error.strerror}") from error
+            raise UsageError(
+                f"RAY_AUTH_TOKEN_PATH is {named}, which cannot be read: {error.strerror}; name a readable file"
+            ) from error
         return ""
 
 
-def auth_mode(address: str) -> Literal["token", "disabled"]:
-    """What RAY_AUTH_MODE must be to join the cluster at this address.
+def detect_auth_mode(address: str) -> Literal["token", "disabled"]:
+    """Return the RAY_AUTH_MODE with which the cluster at this address can be joined.
 
-    The cluster at a host:port is asked. For another address (`auto`, `ray://...`), and for one that does not answer, a
-    token that is there is used. Raises RunFailed if the cluster wants a token and there is none or another.
+    A cluster at host:port is asked. For any other address (`auto`, `ray://...`) and for a cluster that does not
+    answer, the mode is "token" if a token is found. Raises RunFailed if the cluster requires a token and none, or a
+    wrong one, is found.
     """
     token = find_token()
-    if "://" in address or ":" not in address or (answer := _ask(address)) == _SILENT:
+    if "://" in address or ":" not in address or (answer := _check_alive(address)) == _NO_ANSWER:
         return "token" if token else "disabled"
     if answer == _ALIVE:
         return "disabled"
     if not token:
-        raise RunFailed("it asks for a token; set RAY_AUTH_TOKEN to the cluster's own")
-    if _ask(address, token) == _REFUSED:
-        raise RunFailed("it does not accept the token it was given; set RAY_AUTH_TOKEN to the cluster's own")
+        raise RunFailed("the cluster requires a token; set RAY_AUTH_TOKEN to the cluster's token")
+    if _check_alive(address, token) == _REFUSED:
+        raise RunFailed("the cluster does not accept this token; set RAY_AUTH_TOKEN to the cluster's token")
     return "token"
 
 
-def _ask(address: str, token: str = "") -> str:
-    """What a head says to whoever shows that token: an empty question is a valid one, and the answer is not read."""
+def _check_alive(address: str, token: str = "") -> str:
+    """Ask a head whether it is alive, and return the kind of answer. An empty request is a valid one."""
     import grpc
 
-    # As Ray itself: a proxy for the web is none for a cluster, and would see the token.
+    # As Ray does: a web proxy does not lead to a cluster, and would see the token.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        question = channel.unary_unary(_QUESTION)
-        shown = [("authorization", f"Bearer {token}")] if token else []
+        check_alive = channel.unary_unary(_METHOD)
+        metadata = [("authorization", f"Bearer {token}")] if token else []
         try:
-            question(b"", timeout=_ASK_S, metadata=shown)
+            check_alive(b"", timeout=_TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
-            return _REFUSED if error.code() is grpc.StatusCode.UNAUTHENTICATED else _SILENT
+            return _REFUSED if error.code() is grpc.StatusCode.UNAUTHENTICATED else _NO_ANSWER
     return _ALIVE

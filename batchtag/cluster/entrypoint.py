@@ -1,11 +1,11 @@
-"""What runs on the cluster's head: `batchtag run` as a child, begun again when it died, if the job allows it.
+"""The program that runs on the cluster's head: it starts `batchtag run` and restarts it if it died and the job allows.
 
     python -m batchtag.cluster.entrypoint --run-id ID [--retries N] [--expect VERSION] job.yaml
 
-A process of its own that does next to nothing, so that it lives when the driver is killed, can say why, and can begin
-again: a new run, which resumes; each has the time in its id, so that no two are taken for one another. What a person
-or the job decided (wrong usage, too many failures, cancelled) is not tried again. Ray's Jobs API runs an entrypoint
-only once.
+Ray's Jobs API runs an entry point only once, so the restart is here. This process does almost nothing itself: it
+survives when the driver is killed, reports the reason, and restarts it. The restarted driver is a new run that
+resumes; the time in the id of each keeps them apart. Ends that the user or the job decided (wrong usage, too many
+failures, cancelled) are not retried.
 """
 
 from __future__ import annotations
@@ -20,85 +20,93 @@ from pathlib import Path
 
 from batchtag import __version__
 
-_FINAL = (0, 2, 3, 130)
+_FINAL_CODES = (0, 2, 3, 130)
+"""Exit codes that are not retried: done, wrong usage or job file, too many failures, interrupted."""
 _PAUSE_S = 5.0
-_EVENTS = Path("/sys/fs/cgroup/memory.events")
+"""Seconds between the death of a driver and its restart."""
+_MEMORY_EVENTS_FILE = Path("/sys/fs/cgroup/memory.events")
 
 
 def main() -> None:
-    """Run it, and end as it ended."""
+    """Run the job, and exit with the code of its driver."""
     parser = argparse.ArgumentParser(prog="python -m batchtag.cluster.entrypoint")
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--retries", type=int, default=0)
     parser.add_argument("--expect", default=__version__)
     parser.add_argument("job")
-    asked = parser.parse_args()
-    if asked.expect != __version__:
-        _say(f"this image has batchtag {__version__} and the job was submitted with {asked.expect}; install the same")
+    arguments = parser.parse_args()
+    if arguments.expect != __version__:
+        _print_message(
+            f"the image of the cluster has batchtag {__version__} and the job was submitted with {arguments.expect}; "
+            "install the same version in both"
+        )
         sys.exit(2)
-    sys.exit(_Driver(asked.job, asked.run_id).run(retries=asked.retries))
+    sys.exit(_DriverProcess(arguments.job, arguments.run_id).run(num_retries=arguments.retries))
 
 
-def _say(text: str) -> None:
+def _print_message(text: str) -> None:
     print(f"batchtag: {text}", file=sys.stderr, flush=True)
 
 
-class _Driver:
-    """The child, and the wish to end it."""
+class _DriverProcess:
+    """The driver as a child process, restarted where allowed; SIGTERM and SIGINT are passed on to it."""
 
     def __init__(self, job: str, run_id: str) -> None:
         self._job, self._run_id = job, run_id
         self._child: subprocess.Popen[bytes] | None = None
-        self._stopped = False
+        self._is_stopped = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, _: object) -> None:
-        self._stopped = True
+        self._is_stopped = True
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
 
-    def run(self, *, retries: int) -> int:
-        for left in range(retries, -1, -1):
-            code = self._once(f"{self._run_id}.{datetime.now(UTC):%Y%m%d%H%M%S}")
-            if code in _FINAL or self._stopped or not left:
+    def run(self, *, num_retries: int) -> int:
+        """Run the driver, with up to `num_retries` restarts. Returns the exit code of the last one."""
+        for num_remaining in range(num_retries, -1, -1):
+            code = self._run_once(f"{self._run_id}.{datetime.now(UTC):%Y%m%d%H%M%S}")
+            if code in _FINAL_CODES or self._is_stopped or not num_remaining:
                 break
-            _say(f"beginning again, {left} of {retries} retries left; what is committed stays")
+            _print_message(f"restarting, {num_remaining} of {num_retries} retries remaining; what is committed stays")
             time.sleep(_PAUSE_S)
-            if self._stopped:
+            if self._is_stopped:
                 break
         return code if code >= 0 else 128 - code
 
-    def _once(self, run_id: str) -> int:
-        kills = _memory_kills()
-        words = [sys.executable, "-m", "batchtag", "run", self._job, "--run-id", run_id]
-        self._child = subprocess.Popen(words)
-        if self._stopped:
+    def _run_once(self, run_id: str) -> int:
+        num_memory_kills = _count_memory_kills()
+        command = [sys.executable, "-m", "batchtag", "run", self._job, "--run-id", run_id]
+        self._child = subprocess.Popen(command)
+        if self._is_stopped:  # a signal arrived while the child was starting
             self._child.terminate()
         code = self._child.wait()
-        if code < 0 and not (self._stopped and -code in (signal.SIGTERM, signal.SIGINT)):
-            _say(f"the driver of {run_id} was killed by {signal.Signals(-code).name}{_why(-code, kills)}")
+        if code < 0 and not (self._is_stopped and -code in (signal.SIGTERM, signal.SIGINT)):
+            reason = _explain_kill(-code, num_memory_kills)
+            _print_message(f"the driver of {run_id} was killed by {signal.Signals(-code).name}{reason}")
         return code
 
 
-def _why(number: int, kills: int | None) -> str:
+def _explain_kill(number: int, num_memory_kills_before: int | None) -> str:
+    """Return what is known about the cause of a SIGKILL, as the end of a sentence; "" for other signals."""
     if number != signal.SIGKILL:
         return ""
-    now = _memory_kills()
-    if now is None or kills is None:
-        return ", perhaps by the kernel for want of memory: its counter cannot be read here"
-    if now > kills:
+    num_memory_kills = _count_memory_kills()
+    if num_memory_kills is None or num_memory_kills_before is None:
+        return ", perhaps by the kernel because memory ran out: its counter cannot be read here"
+    if num_memory_kills > num_memory_kills_before:
         return ": the head ran out of memory; give it more"
-    return ", and not for want of memory"
+    return ", and not because memory ran out"
 
 
-def _memory_kills() -> int | None:
-    """How often the kernel killed a process of this container because its memory was used up (cgroup v2)."""
+def _count_memory_kills() -> int | None:
+    """Return how often the kernel killed a process of this container because memory ran out (cgroup v2)."""
     try:
-        facts = dict(line.split() for line in _EVENTS.read_text().splitlines())
+        events = dict(line.split() for line in _MEMORY_EVENTS_FILE.read_text().splitlines())
     except (OSError, ValueError):
         return None
-    return int(facts.get("oom_kill", 0))
+    return int(events.get("oom_kill", 0))
 
 
 if __name__ == "__main__":

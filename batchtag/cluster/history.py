@@ -1,6 +1,6 @@
-"""Where runs were sent: a small file a run under the user's state folder, so that `status RUN` needs no address.
+"""Where runs were sent: one small file per submission in the user's state folder, so `status RUN` needs no address.
 
-No secret is in them. A lost note costs nothing: the cluster is asked instead.
+The files hold no secret. A lost file costs nothing: the cluster is asked instead.
 """
 
 from __future__ import annotations
@@ -13,23 +13,20 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Note:
-    """One submission."""
+class SubmissionNote:
+    """One submission: which run went to which cluster."""
 
     run_id: str
     address: str
     out: str
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    """`output.storage_options`: how OUT is reached. A job with a secret there was not sent."""
+    """The job's `output.storage_options`, without which OUT may be out of reach. Jobs with secrets there are
+    refused."""
 
 
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "batchtag" / "runs"
-
-
-def keep(note: Note) -> None:
-    """Remember it; a folder that cannot be written is no reason to fail."""
+def store_note(note: SubmissionNote) -> None:
+    """Write the note of a submission. A folder that cannot be written is not an error."""
     try:
         _folder().mkdir(parents=True, exist_ok=True)
         (_folder() / f"{note.run_id}.json").write_text(json.dumps(asdict(note)), encoding="utf-8")
@@ -37,9 +34,13 @@ def keep(note: Note) -> None:
         return
 
 
-def find(run_id: str) -> Note | None:
-    """What was kept of a run, if anything was and is whole."""
+def find_note(run_id: str) -> SubmissionNote | None:
+    """Return the note of a submission; None if it is absent or damaged."""
     try:
-        return Note(**json.loads((_folder() / f"{run_id}.json").read_text(encoding="utf-8")))
+        return SubmissionNote(**json.loads((_folder() / f"{run_id}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "batchtag" / "runs"

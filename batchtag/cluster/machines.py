@@ -1,4 +1,4 @@
-"""The machines that a run may use: those that are there, and those that a cluster may still add."""
+"""The machines that a run may use: those present, and those that a cluster may still add. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from batchtag.config.job import NodeKind
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One node, as Ray counts it."""
+    """One node with the resources that Ray counts for it."""
 
     cpus: float
     gpus: float
 
 
-def still_to_come(kinds: Iterable[NodeKind], *, there: Iterable[Machine]) -> list[Machine]:
-    """The nodes that may still be added: of each kind, as many as there may be, less those that are there."""
-    alive = Counter(there)
-    missing = []
+def list_missing_machines(kinds: Iterable[NodeKind], *, present: Iterable[Machine]) -> list[Machine]:
+    """Return the nodes that a cluster may still add: of each kind its limit, less the nodes of it already present."""
+    unmatched = Counter(present)
+    missing: list[Machine] = []
     for kind in kinds:
         machine = Machine(cpus=kind.cpus, gpus=kind.gpus)
-        found = min(kind.nodes, alive[machine])
-        alive[machine] -= found
-        missing += [machine] * (kind.nodes - found)
+        num_present = min(kind.nodes, unmatched[machine])
+        unmatched[machine] -= num_present
+        missing += [machine] * (kind.nodes - num_present)
     return missing

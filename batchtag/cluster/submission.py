@@ -1,8 +1,8 @@
-"""What is sent: one job as one request to Ray's Jobs API. Pure; nothing is asked or sent here.
+"""One job as one request to Ray's Jobs API. Pure data: nothing is asked or sent here.
 
-The run's id derives from the job and its output, so the same submission is the same run. No secret travels: job
-records, runtime environments and packages can be read by whoever reaches the cluster, so credentials belong to the
-machines (an IAM role, a mounted secret) and a job that holds some is refused.
+The run's id derives from the job and its output, so the same submission is the same run. No secret is sent: everybody
+who reaches the cluster can read job records, runtime environments and packages. Credentials belong to the machines (an
+IAM role, a mounted secret), and a job that holds one is refused.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from batchtag import __version__
-from batchtag.config.job import JobSpec
+from batchtag.config.job import JobSpec, rows_depend_on
 from batchtag.errors import UsageError
 from batchtag.storage import scheme_of
 from batchtag.storage.secrets import scrub, secret_strings
 
 JOB_FILE = "job.yaml"
-"""JSON, which is YAML."""
+"""Name of the file in which the job is sent. Its content is JSON, which is also YAML."""
 STOP_WAIT_S = 120
-"""How long a driver may take to end when it is cancelled, before Ray kills it. Ray's own default is 3 s."""
-_SECRET_NAME = re.compile(
+"""Seconds that Ray waits for a cancelled driver to end before it kills it. Ray's own default is 3 s."""
+_SECRET_NAME_PATTERN = re.compile(
     r"SECRET|TOKEN$|PASSWORD|PASSWD|PASSPHRASE|ACCESS_?KEY|PRIVATE|CREDENTIAL|_KEY$|_PWD$|API_?KEY|CONNECTION_STRING"
     r"|WEBHOOK|(?:^|_)(?:PASS|PAT|AUTH|SAS(?:_UR[IL])?)$",
     re.IGNORECASE,
@@ -35,12 +35,12 @@ _SECRET_NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One request. `attempt` counts how often this job was sent to this output before, plus one."""
+    """One request. `attempt` is 1 for the first submission of this job to this output, and counts up from there."""
 
     base_id: str
     retries: int
-    expects: str
-    """The version that the image must have; "" where the package travels."""
+    expected_version: str
+    """The version of batchtag that the image must have; "" if the package is sent with the job."""
     runtime_env: dict[str, Any]
     metadata: dict[str, str]
     job: dict[str, Any]
@@ -49,21 +49,22 @@ class Submission:
 
     @property
     def run_id(self) -> str:
+        """The id of the run on the cluster."""
         return self.base_id if self.attempt == 1 else f"{self.base_id}-{self.attempt}"
 
     @property
     def entrypoint(self) -> str:
-        """The shell command that Ray runs on the head, in the folder with the job's file."""
+        """The shell command that Ray runs on the head, in the folder with the job file."""
         words = ["python", "-m", "batchtag.cluster.entrypoint", "--retries", str(self.retries), "--run-id", self.run_id]
-        return shlex.join([*words, *(["--expect", self.expects] if self.expects else []), JOB_FILE])
+        return shlex.join([*words, *(["--expect", self.expected_version] if self.expected_version else []), JOB_FILE])
 
 
 def make_submission(spec: JobSpec, *, name: str) -> Submission:
-    """The request for a job. `name` is what people call it. Raises UsageError for a job that must not travel."""
+    """Build the request for a job. `name` is shown in listings. Raises UsageError for a job that holds a secret."""
     _check_secrets(spec)
     compute = spec.compute.model_copy(update={"address": ""})
     job = spec.model_copy(update={"compute": compute}).model_dump(mode="json")
-    base_id = f"batchtag-{_digest(job)}"
+    base_id = f"batchtag-{_digest(spec)}"
     runtime_env: dict[str, Any] = {
         "env_vars": {**compute.env, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
     }
@@ -77,46 +78,45 @@ def make_submission(spec: JobSpec, *, name: str) -> Submission:
     return Submission(
         base_id=base_id,
         retries=compute.retries,
-        expects=__version__ if compute.package == "image" else "",
+        expected_version=__version__ if compute.package == "image" else "",
         runtime_env=runtime_env,
         metadata=metadata,
         job=job,
-        warnings=tuple(_local_paths(spec)),
+        warnings=tuple(_warn_of_local_paths(spec)),
     )
 
 
-def _digest(job: Mapping[str, Any]) -> str:
-    """Of what decides the rows, and where they go: the rest of how it is run may change between two submissions."""
-    decisive = {key: value for key, value in job.items() if key not in ("compute", "max_failure_rate")}
-    if job["compute"]["precision"] != "float32":
-        decisive["precision"] = job["compute"]["precision"]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+def _digest(spec: JobSpec) -> str:
+    """Hash everything that decides the rows, and their place. How the job is run may change between submissions."""
+    identity = {**rows_depend_on(spec), "output": spec.output.uri}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_secrets(spec: JobSpec) -> None:
-    places = {"source": spec.source.storage_options, "output": spec.output.storage_options}
-    places |= {f"models[{i}]": getattr(model, "storage_options", {}) for i, model in enumerate(spec.models)}
-    for place, options in places.items():
+    """Raise UsageError for a job that holds a secret, naming its place and never its value."""
+    sections = {"source": spec.source.storage_options, "output": spec.output.storage_options}
+    sections |= {f"models[{i}]": getattr(model, "storage_options", {}) for i, model in enumerate(spec.models)}
+    for section, options in sections.items():
         if list(secret_strings(options)):
             raise UsageError(
-                f"{place}.storage_options holds a secret, which would travel into the cluster's job records; give the "
-                "cluster's machines a role or a mounted secret, and take it out of the job file"
+                f"{section}.storage_options holds a secret, which would be stored in the cluster's job records; remove "
+                "it from the job file, and give the cluster's machines a role or a mounted secret"
             )
     for name in spec.compute.env:
-        if _SECRET_NAME.search(name):
+        if _SECRET_NAME_PATTERN.search(name):
             raise UsageError(
-                f"compute.env.{name} looks like a secret, and the environment of a job can be read by whoever reaches "
-                "the cluster; give it to the cluster's machines instead"
+                f"compute.env.{name} looks like a secret, and everybody who reaches the cluster can read the "
+                "environment of a job; give it to the cluster's machines instead"
             )
     for path, text in _strings(spec.model_dump(mode="json"), ""):
         if scrub(text, {}) != text:
             raise UsageError(
-                f"{path} holds a password or a signature, which would travel into the cluster's records; take it out"
+                f"{path} holds a password or a signature, which would be stored in the cluster's records; remove it"
             )
 
 
 def _strings(content: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every string of plain data, with its path."""
+    """Yield every string in plain data, with its path."""
     if isinstance(content, str):
         yield path, content
     elif isinstance(content, Mapping):
@@ -127,10 +127,11 @@ def _strings(content: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _strings(value, f"{path}[{i}]")
 
 
-def _local_paths(spec: JobSpec) -> Iterator[str]:
+def _warn_of_local_paths(spec: JobSpec) -> Iterator[str]:
+    """Yield a warning for each path that only this machine is known to have."""
     source: Any = spec.source
     uris = [source.uri] if source.kind == "manifest" else list(source.uris)
     uris += [getattr(model, "uri", "") for model in spec.models]
     for uri in [*uris, spec.output.uri]:
         if uri and scheme_of(uri) == "file":
-            yield f"{uri} is a path: every node of the cluster must have it"
+            yield f"{uri} is a local path: every node of the cluster must have it"

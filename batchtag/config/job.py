@@ -1,133 +1,164 @@
-"""The job file, typed: what to tag, with which models, to where. The only thing that `run` obeys, however it was given.
+"""A tagging job, typed: which images, which models, and where the tables go.
 
-Pydantic at the border: unknown keys are refused, and all mistakes of a file are reported at once, each with its path
-and value. Knows nothing of torch or Ray, so a job file is checked in a fraction of a second.
+Flags of `batchtag run` and job files both become a JobSpec. Unknown keys are refused, and all mistakes of a file are
+reported at once, each with its path and value. Imports neither torch nor Ray, so a file is checked in a fraction of a
+second. `rows_depend_on` is the one definition of "the same job".
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
 from batchtag.config.base import Spec
-from batchtag.config.loader import Mistakes, parse, read_job_file
+from batchtag.config.loader import parse_spec, read_job_file
+from batchtag.config.mistakes import Mistakes
 from batchtag.config.model import CheckpointSpec, CropsOf, ModelSpec, model_name
 from batchtag.config.source import SourceSpec
-from batchtag.decoding.decoder import FORMATS
+from batchtag.decoding.formats import DEFAULT_FORMATS, IMAGE_FORMATS
 from batchtag.storage import absolute_uri, scheme_of
 
 _AUTO = Literal["auto"]
-Decode = Literal["auto", "with_models", "own_pool"]
+Decode = Literal["auto", "with_models", "separate"]
 
 
-def _known_format(name: str) -> str:
-    if name not in FORMATS:
-        raise ValueError(f"it must be one of {', '.join(sorted(FORMATS))}")
+def _check_format(name: str) -> str:
+    if name not in IMAGE_FORMATS:
+        raise ValueError(f"it must be one of {', '.join(sorted(IMAGE_FORMATS))}")
     return name
 
 
 class DecodeSpec(Spec):
-    """Which bytes become pixels, and how."""
+    """Which images are decoded, and how."""
 
-    formats: list[Annotated[str, AfterValidator(_known_format)]] = Field(
-        default_factory=lambda: sorted(name for name, on in FORMATS.items() if on)
+    formats: list[Annotated[str, AfterValidator(_check_format)]] = Field(
+        default_factory=lambda: sorted(DEFAULT_FORMATS)
     )
-    """The allow-list. Everything else is `unsupported`, whatever its name says."""
+    """The formats that are decoded. An image of any other format fails as `unsupported`, whatever its name is."""
     max_pixels: int = Field(default=178_956_970, ge=1)
-    """Larger images are `too_large`, judged from the header. The default is Pillow's own: 1/4 GiB at 24 bits."""
+    """Largest number of pixels; larger images fail as `too_large`, judged from the header. The default is Pillow's own
+    limit: 1/4 GiB at 24 bits per pixel."""
     max_bytes: int = Field(default=256 * 2**20, ge=1)
-    """Larger objects are `too_large`, judged before they are fetched."""
+    """Largest size of an object in bytes; larger ones fail as `too_large` before they are fetched."""
     scaled: bool = True
-    """Let JPEGs be decoded at 1/2, 1/4 or 1/8 by the DCT where models still get more than they need (decode.MARGIN)."""
+    """Whether JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size. Models still get at least the resolution that they
+    require, with a margin (MARGIN in batchtag/decoding/decoder.py)."""
     depth: Literal["clip", "scale"] = "clip"
-    """16-bit grey: `clip` is what Pillow gives and models saw; `scale` maps the full range, for microscopes."""
+    """How 16-bit grey becomes 8 bits. `clip` cuts off values above 255, as Pillow does, so it is what models were
+    trained on; `scale` maps the full range, for microscope images."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """An image that takes longer to decode is given up as `timeout`."""
+    """Seconds that decoding one image may take; after that it fails as `timeout`."""
 
 
 class OutputSpec(Spec):
     """Where the tables go."""
 
     uri: str = Field(min_length=1)
+    """The folder of the tables, as a path or URI."""
     storage_options: dict[str, Any] = Field(default_factory=dict)
+    """fsspec options for the folder. Credentials are better given in the environment. Storage
+    options are never written into OUT."""
 
 
 class NodeKind(Spec):
-    """A kind of machine that a cluster's autoscaler may start."""
+    """A kind of machine that the autoscaler of a cluster may start."""
 
     nodes: int = Field(ge=1)
-    """As many as there may be at a time."""
+    """Largest number of such machines at a time."""
     cpus: float = Field(ge=0)
+    """CPUs of one machine."""
     gpus: float = Field(default=0, ge=0)
+    """GPUs of one machine."""
 
 
 class ComputeSpec(Spec):
-    """How to run it. But for `precision`, it changes nothing in the tables, and may differ from run to run of a job."""
+    """How the job is run. Only `precision` changes the rows of the tables; everything else may differ between the runs
+    of one job."""
+
+    renamed_values: ClassVar = {"decode": {"own_pool": "separate"}}
 
     address: str = ""
-    """A Ray cluster to join; by default a private Ray on this machine, or RAY_ADDRESS."""
+    """The Ray cluster to join. By default RAY_ADDRESS, else a private Ray on this machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run. `auto` takes GPUs if there are any."""
     engine: Literal["auto", "torch", "openvino"] = "auto"
-    """What networks compute with; by default OpenVINO on CPUs, where it is installed. Scores differ by rounding."""
+    """The library that networks run with. `auto` takes OpenVINO on CPUs if it is installed, else PyTorch. Scores differ
+    by rounding."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What networks compute in. 16 bits are for GPUs, and give other rows: of Faster R-CNN's sure boxes some 97 % stay
-    within half a pixel and 0.01 in bfloat16; one-stage detectors differ by more."""
+    """The number format that networks compute in. 16 bits are for GPUs, and give other rows: of the confident boxes of
+    Faster R-CNN some 97 % stay within half a pixel and 0.01 in bfloat16; one-stage detectors differ by more."""
     actors: Annotated[int, Field(ge=1)] | _AUTO = "auto"
+    """Number of workers. `auto` fills the machine or the cluster."""
     cpus_per_actor: Annotated[float, Field(gt=0)] | _AUTO = "auto"
+    """CPUs of one worker."""
     gpus_per_actor: Annotated[float, Field(gt=0, le=1)] | _AUTO = "auto"
-    """The part of a GPU that a worker takes: 0.5 puts two on each. By default a worker has one for itself."""
+    """The share of a GPU that one worker takes: 0.5 puts two workers on each GPU. `auto` gives each worker a whole
+    one."""
     batch_size: Annotated[int, Field(ge=1)] | _AUTO = "auto"
-    """Images handed to the models at once."""
+    """Number of images that a model gets at once."""
     bundle_size: Annotated[int, Field(ge=1, le=65_536)] | _AUTO = "auto"
-    """Images per bundle. Frozen with the index: it is obeyed when the job first runs."""
+    """Number of images per bundle, the unit of work and of commit. It is fixed with the index, so only the first run of
+    a job uses it."""
     fetches: int = Field(default=32, ge=1, le=512)
-    """Objects in flight per worker."""
+    """Number of images that one worker fetches at the same time."""
     decode_threads: Annotated[int, Field(ge=1)] | _AUTO = "auto"
+    """Number of threads with which one worker decodes."""
     decode: Decode = "auto"
-    """Where images are fetched and decoded: in the workers, or by actors on the CPUs they leave free; by default each
-    worker measures and moves out where that pays. The tables are the same."""
+    """Where images are fetched and decoded: in the workers, beside the models (`with_models`), or in decode workers on
+    the CPUs that remain free (`separate`). With `auto` each worker measures, and changes to `separate` if that is
+    faster. The tables are the same."""
 
     may_grow_to: list[NodeKind] = Field(default_factory=list)
-    """On an autoscaling cluster: what it may grow to, besides its head. `ray up` leaves it on the head by itself."""
+    """On an autoscaling cluster: the machines that it may have at most, without its head. By default this is read from
+    the file that `ray up` leaves on the head."""
     stall_timeout_s: float = Field(default=600.0, gt=0)
-    """When nothing has moved for so long, the run ends with exit 1 and says where it stands still."""
+    """Seconds without any progress after which the run ends with exit code 1 and reports where it is stuck."""
     retries: int = Field(default=0, ge=0)
-    """On a cluster: how often a driver that died is begun again there."""
+    """On a cluster: how often a driver that died is restarted there."""
     package: Literal["sent", "image"] = "sent"
-    """On a cluster: batchtag travels with the job, or is in the image, in the same version."""
+    """On a cluster: whether batchtag is sent with the job (`sent`), or is in the image of the nodes in the same version
+    (`image`)."""
     pip: list[str] = Field(default_factory=list)
-    """On a cluster: what is installed on its nodes for the job, as pip is told."""
+    """On a cluster: requirements that pip installs on the nodes for this job."""
     env: dict[str, str] = Field(default_factory=dict)
-    """On a cluster: environment variables of the job. No secrets: who reaches the cluster can read them."""
+    """On a cluster: environment variables of the job. Secrets are refused, because everybody who reaches the cluster
+    can read them."""
 
 
 class JobSpec(Spec):
     """One tagging job."""
 
     version: Literal[1]
+    """The version of the format of job files."""
     source: SourceSpec
+    """Where the images come from."""
     models: list[ModelSpec] = Field(min_length=1)
+    """The models to run; each needs a name of its own."""
     output: OutputSpec
+    """Where the tables go."""
     decode: DecodeSpec = Field(default_factory=DecodeSpec)
+    """Which images are decoded, and how."""
     compute: ComputeSpec = Field(default_factory=ComputeSpec)
+    """How the job is run."""
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
-    """The run stops when more of the images fail than that, judged once 200 have been tried."""
+    """Largest share of images that may fail. The run stops with exit code 3 when more fail; this is checked once 200
+    images have been tried."""
 
     @field_validator("models")
     @classmethod
     def _check_names(cls, models: list[ModelSpec]) -> list[ModelSpec]:
-        mistakes = _model_mistakes(models)
+        mistakes = _find_model_mistakes(models)
         if mistakes:
             raise Mistakes(mistakes)
         return models
 
 
-def _model_mistakes(models: list[ModelSpec]) -> list[str]:
+def _find_model_mistakes(models: list[ModelSpec]) -> list[str]:
     names = [model_name(model) for model in models]
     mistakes = [
-        f"[{i}].name is {name!r}, as models[{names.index(name)}]'s; give each model a name of its own"
+        f"[{i}].name is {name!r}, the name of models[{names.index(name)}]; give each model a name of its own"
         for i, name in enumerate(names)
         if names.index(name) != i
     ]
@@ -138,22 +169,24 @@ def _model_mistakes(models: list[ModelSpec]) -> list[str]:
                 others = [name for name in names if name != names[i]]
                 mistakes.append(f"[{i}].on.crops_of is {target!r}; the other models are {others}")
             elif isinstance(models[names.index(target)].on, CropsOf):
-                mistakes.append(f"[{i}].on.crops_of is {target!r}, which itself looks at crops; one level only")
+                mistakes.append(
+                    f"[{i}].on.crops_of is {target!r}, which itself gets crops; crops of crops are not supported"
+                )
     return mistakes
 
 
 def load_spec(path: str | Path) -> JobSpec:
-    """The job in a YAML file. Raises JobFileError with one line for every mistake in it."""
+    """Read the job in a YAML file. Raises JobFileError with one line for every mistake in it."""
     return make_spec(read_job_file(path), origin=str(path))
 
 
 def make_spec(content: dict[str, Any], *, origin: str) -> JobSpec:
-    """The job in plain data, with absolute URIs. `origin` begins every line of the JobFileError."""
-    return with_absolute_uris(parse(JobSpec, content, origin=origin))
+    """Build the job from plain data, with absolute URIs. `origin` begins every line of the JobFileError."""
+    return with_absolute_uris(parse_spec(JobSpec, content, origin=origin))
 
 
 def with_absolute_uris(spec: JobSpec) -> JobSpec:
-    """The same job with every local path made absolute, because workers and later readers stand elsewhere."""
+    """Return the job with every local path made absolute: workers and later readers have other working folders."""
     source: Any = spec.source
     match source.kind:
         case "manifest":
@@ -168,10 +201,32 @@ def with_absolute_uris(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"source": source, "models": models, "output": output})
 
 
-def parse_model(text: str, *, task: Literal["detect", "classify"], weights: str = "", seed: int = 0) -> dict[str, Any]:
-    """The model a flag names, as a job file would say it.
+def rows_depend_on(spec: JobSpec) -> dict[str, Any]:
+    """Return everything in a job that decides the rows of its tables, as plain JSON data without secrets.
 
-    `[torchvision:]<builder>[@WEIGHTS]`, `constant`, or the path or URI of a checkpoint folder (anything with a slash).
+    Two jobs are the same job if these are equal: a run then resumes the other's OUT, and a submission finds the other's
+    run. Left out are: how the job is run (`compute`, but for `precision`), `max_failure_rate` and `decode.timeout_s`,
+    which change between runs; where the tables go; storage options, since other credentials are the same job; and a
+    model's `task`, which only checks the model (flags set it, files need not).
+
+    job.json of every OUT holds this, so a key that is renamed in a job file must stay readable there.
+    """
+    return {
+        "version": spec.version,
+        "source": spec.source.model_dump(mode="json", exclude={"storage_options"}),
+        "decode": spec.decode.model_dump(mode="json", exclude={"timeout_s"}),
+        "models": [model.model_dump(mode="json", exclude={"storage_options", "task"}) for model in spec.models],
+        "precision": spec.compute.precision,
+    }
+
+
+def parse_model_flag(
+    text: str, *, task: Literal["detect", "classify"], weights: str = "", seed: int = 0
+) -> dict[str, Any]:
+    """Return the model that a flag names, as plain data of a job file.
+
+    `text` is `[torchvision:]<builder>[@WEIGHTS]`, `constant`, or the path or URI of a checkpoint folder (anything with
+    a slash).
     """
     if text == "constant":
         return {"kind": "constant", "task": task}

@@ -1,7 +1,8 @@
-"""What a training job may say. Importable without torch.
+"""A training job, typed: which data, which network, how it is trained, and where the checkpoint goes.
 
-The defaults are those of torchvision's reference scripts where a person with a few hundred images would keep them,
-and gentler where they were made for a million: AdamW from a low rate, a short warm-up, a cosine down to nothing.
+Importable without torch. The defaults are those of torchvision's reference scripts where they suit a few hundred
+images, and gentler where those scripts assume a million: AdamW from a low rate, a short warm-up, a cosine decay to
+zero.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from batchtag.config.dataset import DataSpec
 from batchtag.storage import absolute_uri, scheme_of
 
 STATES = "_training"
-"""The folder of an output that lives as long as its training is unfinished: Ray Train's states, and the lease."""
+"""Name of the folder in an output that exists while its training is unfinished: Ray Train's states, and the lease."""
 
 _AUTO = Literal["auto"]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,60 +24,69 @@ _Rgb = tuple[float, float, float]
 
 
 class NetworkSpec(Spec):
-    """Which network is trained, and from where it starts."""
+    """The network to train, and the weights it starts from."""
 
     architecture: str = Field(min_length=1)
-    """A torchvision detection or classification builder (`batchtag models`), or fasterrcnn_small_fpn, our small one."""
+    """A torchvision detection or classification builder (see `batchtag models`), or fasterrcnn_small_fpn, our own small
+    one."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """The builder's own arguments, other than classes, weights and preprocessing."""
+    """Arguments of the builder, except those for classes, weights and preprocessing."""
     start: str = "DEFAULT"
-    """DEFAULT or another of the builder's published weights; `none` for random ones from train.seed; the folder of a
-    checkpoint; or `torchvision:resnet50@DEFAULT`, another builder, of which all that fits is taken (a backbone)."""
+    """The weights to start from. `DEFAULT` or another name of the builder's published weights; `none` for random
+    weights from `train.seed`; the folder of a checkpoint; or another builder, such as `torchvision:resnet50@DEFAULT`,
+    from which all weights that fit are taken (a backbone)."""
     storage_options: dict[str, Any] = Field(default_factory=dict)
-    """For a start that is a checkpoint in a store."""
+    """fsspec options for a `start` that is a checkpoint in a store."""
     frozen_stages: int = Field(default=0, ge=0)
-    """So many stages of the backbone, from the input on, keep their weights. -1 is not needed: say a large number."""
+    """Number of stages of the backbone, counted from the input, whose weights stay as they are. A number larger than
+    the number of stages freezes all of them."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
-    """Frozen ones keep their statistics and scales; `auto` freezes them in a detector that starts from weights, because
-    the few images of a detector's batch give poor statistics (as torchvision's own fine-tuning does)."""
+    """Whether batch normalisation is trained. `frozen` keeps its statistics and scales. `auto` freezes it in a detector
+    that starts from weights, because the few images of a detector's batch give poor statistics (as torchvision's own
+    fine-tuning does)."""
 
 
 class InputSpec(Spec):
-    """Preprocessing, which travels with the checkpoint; what is absent is the architecture's own."""
+    """Preprocessing, which is stored with the checkpoint. A key that is absent takes the architecture's own value."""
 
     min_size: int | None = Field(default=None, ge=32)
-    """Detectors: the shorter side is resized to this, unless the longer would pass `max_size`."""
+    """Detectors: pixels of the shorter side after resizing, unless the longer side would then exceed `max_size`."""
     max_size: int | None = Field(default=None, ge=32)
+    """Detectors: largest number of pixels of the longer side after resizing."""
     resize_size: int | None = Field(default=None, ge=8)
-    """Classifiers: the shorter side is resized to this, and the centre square of `crop_size` is looked at."""
+    """Classifiers: pixels of the shorter side after resizing. The network then gets the centre square of
+    `crop_size`."""
     crop_size: int | None = Field(default=None, ge=8)
+    """Classifiers: pixels of the side of the square that the network gets."""
     mean: _Rgb | None = None
+    """The mean that is subtracted from the red, green and blue values, which range from 0 to 1."""
     std: _Rgb | None = None
+    """The standard deviation by which red, green and blue values are divided."""
 
 
 class AugmentSpec(Spec):
-    """Chances and strengths; 0 turns a thing off. Boxes follow."""
+    """Probabilities and strengths of the random changes of training images; 0 turns a change off. Boxes follow."""
 
     flip: _Share = 0.5
-    """Chance of a mirror image. Turn it off where left and right matter (printed words)."""
+    """Probability of a mirror image. Turn it off where left and right matter (printed words)."""
     vertical_flip: _Share = 0.0
-    """For images without an up: microscopes, aerial views."""
+    """Probability of an image upside down, for images without an up: microscopes, aerial views."""
     colour: _Share = 0.2
     """Brightness, contrast and saturation change by up to this share; hue by a tenth of it."""
     blur: _Share = 0.0
-    """Chance of a slight Gaussian blur."""
+    """Probability of a slight Gaussian blur."""
     rotate_degrees: float = Field(default=0.0, ge=0, le=180)
-    """Classifiers: turned by up to this much either way."""
+    """Classifiers: largest rotation to either side, in degrees."""
     scale: tuple[float, float] = (0.8, 1.2)
-    """Detectors: the size an image is resized to varies by these factors."""
+    """Detectors: the smallest and largest factor by which the size after resizing varies."""
     crop: _Share = 0.0
-    """Detectors: chance of looking at a part only (v2.RandomIoUCrop, Liu et al. 2016)."""
+    """Detectors: probability that only a part of the image is shown (v2.RandomIoUCrop, Liu et al. 2016)."""
     zoom_out: _Share = 0.0
-    """Detectors: chance of standing in a larger empty image, for small things."""
+    """Detectors: probability that the image is placed in a larger empty one, for small objects."""
     least_area: float = Field(default=0.35, gt=0, le=1)
     """Classifiers: the smallest share of the image's area that is cut out and resized (v2.RandomResizedCrop)."""
     erase: _Share = 0.0
-    """Classifiers: chance that a rectangle is blanked out (Zhong et al. 2017)."""
+    """Classifiers: probability that a rectangle is blanked out (Zhong et al. 2017)."""
 
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
@@ -86,80 +96,104 @@ class AugmentSpec(Spec):
 
 
 class ScheduleSpec(Spec):
-    """How the weights are found."""
+    """How the network is trained."""
 
     epochs: int = Field(default=30, ge=1)
+    """Number of passes over the images of `train`."""
     batch_size: int = Field(default=8, ge=1)
-    """Images a step and worker."""
+    """Number of images per step and worker."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
+    """The optimizer."""
     learning_rate: float = Field(default=0.0005, gt=0)
+    """The learning rate after the warm-up."""
     weight_decay: float = Field(default=0.0001, ge=0)
-    """Not applied to biases and norms."""
+    """The weight decay. It is not applied to biases and norms."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """SGD's, with Nesterov's look ahead."""
+    """The momentum of SGD, which is Nesterov's."""
     warmup_epochs: float = Field(default=1.0, ge=0)
+    """Number of epochs during which the learning rate rises."""
     decay: Literal["cosine", "none"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     clip_norm: float = Field(default=10.0, ge=0)
-    """The gradient is scaled down to this length; 0 leaves it alone."""
+    """Largest norm of the gradient; longer gradients are scaled down to it. 0 scales nothing."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """The weights that are kept are an average over the steps, this much of it old: 0.99 to 0.999; 0 is none."""
+    """Weight of the old average in the exponential moving average of the weights, which is then what is evaluated and
+    stored: 0.99 to 0.999. 0 stores the weights themselves."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Classifiers: label smoothing of the loss."""
     class_balance: Literal["none", "repeat"] = "none"
-    """`repeat` shows images of rare classes more often: repeat factors of LVIS (Gupta et al. 2019), with the share of
-    the commonest class's images as the threshold."""
+    """`repeat` shows images of rare classes more often, by the repeat factors of LVIS (Gupta et al. 2019). The
+    threshold is the share of images that show the commonest class."""
     metric: Literal["auto", "AP", "AP50", "accuracy", "macro_f1"] = "auto"
-    """Which epoch is the best. By default AP of a detector and accuracy of a classifier."""
+    """The metric by which the best epoch is chosen. By default AP of a detector and accuracy of a classifier."""
     patience: int = Field(default=0, ge=0)
-    """Stop after so many epochs without a better one; 0 goes on to the end."""
+    """Number of epochs without a better one after which training stops; 0 trains all epochs."""
     evaluate_every: int = Field(default=1, ge=1)
-    """Epochs from one evaluation to the next; the last one is always evaluated."""
+    """Number of epochs from one evaluation to the next. The last epoch is always evaluated."""
     seed: int = 0
+    """Seed of random weights, of the order of images and of augmentation."""
     amp: bool = True
-    """Mixed precision, where there is a GPU."""
+    """Whether to train in mixed precision on a GPU."""
 
 
 class TrainOutputSpec(Spec):
     """Where the checkpoint goes."""
 
     uri: str = Field(min_length=1)
+    """The folder of the checkpoint, as a path or URI."""
     storage_options: dict[str, Any] = Field(default_factory=dict)
+    """fsspec options for the folder. Credentials are better given in the environment."""
     weights: Literal["float32", "float16"] = "float32"
-    """How the checkpoint stores them; half the size, and the figures are measured on the stored ones."""
+    """The number format of the stored weights. float16 halves the size; the scores are measured on the stored
+    weights."""
 
 
 class TrainComputeSpec(Spec):
-    """How to run it; changes no weights but by rounding, unless `workers` does (each adds a batch a step)."""
+    """How the training is run. It changes the weights only by rounding, except `workers`: each adds a batch to a
+    step."""
 
     address: str = ""
-    """A Ray cluster to join; by default a private Ray on this machine, or RAY_ADDRESS."""
+    """The Ray cluster to join. By default RAY_ADDRESS, else a private Ray on this machine."""
     workers: int = Field(default=1, ge=1)
-    """Processes that train together, one a GPU."""
+    """Number of processes that train together, one per GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs. `auto` takes GPUs if there are any."""
     loaders: Annotated[int, Field(ge=0)] | _AUTO = "auto"
-    """Processes a worker that open and change images ahead of it; 0 does it in between."""
+    """Number of processes per worker that decode and augment images ahead of it; 0 does both in the worker."""
     max_failures: int = Field(default=3, ge=0)
-    """So often training goes on from the last epoch when a worker or its node dies."""
+    """How often training resumes from the last epoch after a worker or its node has died."""
 
 
 class TrainSpec(Spec):
     """One training job."""
 
     version: Literal[1]
+    """The version of the format of job files."""
     data: DataSpec
+    """The images to train on, and the images to measure on."""
     network: NetworkSpec
+    """The network to train, and the weights it starts from."""
     input: InputSpec = Field(default_factory=InputSpec)
+    """Preprocessing; by default the architecture's own."""
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
+    """Random changes of training images."""
     train: ScheduleSpec = Field(default_factory=ScheduleSpec)
+    """How the network is trained."""
     output: TrainOutputSpec
+    """Where the checkpoint goes."""
     compute: TrainComputeSpec = Field(default_factory=TrainComputeSpec)
+    """How the training is run."""
 
 
-_PLACES = ("uri", "images", "annotations", "labels")
+_URI_KEYS = ("uri", "images", "annotations", "labels")
+"""Keys of a data set that hold a path or URI."""
 
 
 def with_absolute_uris(spec: TrainSpec) -> TrainSpec:
-    """The same job with every local path made absolute, because workers stand elsewhere."""
-    data = spec.data.model_copy(update={"train": _absolute(spec.data.train), "val": _absolute(spec.data.val)})
+    """Return the job with every local path made absolute, because workers have other working folders."""
+    data = spec.data.model_copy(
+        update={"train": _with_absolute_uris(spec.data.train), "val": _with_absolute_uris(spec.data.val)}
+    )
     output = spec.output.model_copy(update={"uri": absolute_uri(spec.output.uri).rstrip("/")})
     network = spec.network
     if not network.start.startswith("torchvision:") and ("/" in network.start or scheme_of(network.start) != "file"):
@@ -167,9 +201,9 @@ def with_absolute_uris(spec: TrainSpec) -> TrainSpec:
     return spec.model_copy(update={"data": data, "output": output, "network": network})
 
 
-def _absolute(data: Any) -> Any:
-    said = {name: getattr(data, name, "") for name in _PLACES}
+def _with_absolute_uris(data: Any) -> Any:
+    uris = {key: getattr(data, key, "") for key in _URI_KEYS}
     names = getattr(data, "names", "")
-    if isinstance(names, str):
-        said["names"] = names
-    return data.model_copy(update={name: absolute_uri(uri) for name, uri in said.items() if uri})
+    if isinstance(names, str):  # a list holds the classes themselves
+        uris["names"] = names
+    return data.model_copy(update={key: absolute_uri(uri) for key, uri in uris.items() if uri})

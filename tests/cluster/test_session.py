@@ -1,4 +1,4 @@
-"""A private Ray that does not start at once, and an address that is nobody's to join."""
+"""Private Rays that start late, and addresses that cannot be joined."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ LATE = "The current node timed out during startup. This could happen because som
 
 
 @pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders that Ray was told to start in; it is late each time."""
-    told: list[str] = []
+def session_folders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders of all starts of a Ray that is late each time."""
+    folders: list[str] = []
 
     def init(**options: Any) -> Any:
-        told.append(options["_temp_dir"])
+        folders.append(options["_temp_dir"])
         raise Exception(LATE)  # as Ray raises it
 
     monkeypatch.setattr(ray, "init", init)
-    return told
+    return folders
 
 
-_STARTED_ONCE_MORE = """
+_LATE_ONCE_SCRIPT = """
 import ray
 from pathlib import Path
-from batchtag.session import RaySession
+from batchtag.cluster.session import RaySession
 
-really, told = ray.init, []
+real_init, folders = ray.init, []
 
 def init(**options):
-    told.append(options["_temp_dir"])
-    if len(told) == 1:
+    folders.append(options["_temp_dir"])
+    if len(folders) == 1:
         raise Exception("The current node timed out during startup.")  # as Ray raises it
-    return really(**options)
+    return real_init(**options)
 
 ray.init = init
 session = RaySession(address="", verbose=False)
 session.start()
 session.ready.result()
 session.stop(keep_logs=False)
-print(len(set(told)), Path(told[0]).exists())
+print(len(set(folders)), Path(folders[0]).exists())
 """
 
 
-def test_a_ray_that_comes_too_late_is_started_once_more() -> None:
-    """In a process of its own: one of the suite's, where Ray had been, ended without a word minutes later."""
-    said = subprocess.run([sys.executable, "-c", _STARTED_ONCE_MORE], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["2", "False"]
+def test_a_ray_that_is_late_is_started_again_in_a_new_folder() -> None:
+    """Runs in a process of its own: a process of the suite that had used Ray ended silently minutes later."""
+    ended = subprocess.run([sys.executable, "-c", _LATE_ONCE_SCRIPT], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["2", "False"]
 
 
-def test_a_ray_that_never_comes_says_so(starts: list[str]) -> None:
+def test_a_ray_that_never_starts_is_reported_after_three_attempts(session_folders: list[str]) -> None:
     session = RaySession(address="", verbose=False)
     session.start()
     with pytest.raises(RunFailed, match="could not start Ray on this machine: The current node timed out"):
         session.ready.result()
-    assert len(set(starts)) == len(starts) == 3
+    assert len(set(session_folders)) == len(session_folders) == 3
 
 
-def test_a_dashboard_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `export RAY_ADDRESS=https://...` for `submit`, Ray itself would say "Invalid Ray address"."""
+def test_the_address_of_a_dashboard_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `export RAY_ADDRESS=https://...` for `submit`, Ray itself would report "Invalid Ray address"."""
     monkeypatch.setenv("RAY_ADDRESS", "https://ray.acme.internal")
-    with pytest.raises(UsageError, match=r"takes jobs: `batchtag submit`\..*; unset RAY_ADDRESS to run on"):
+    with pytest.raises(UsageError, match=r"takes jobs: use `batchtag submit`\..*; unset RAY_ADDRESS to run on"):
         RaySession(address="", verbose=False)

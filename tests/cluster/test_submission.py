@@ -1,4 +1,4 @@
-"""What is sent: the same job is the same run, and no secret travels."""
+"""Submissions: the same job is the same run, and no secret is sent."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ def submission(**changes: Any) -> Submission:
     return make_submission(make_spec(job(**changes), origin="job.yaml"), name="shelves")
 
 
-def test_the_same_job_to_the_same_output_is_the_same_run_wherever_it_is_computed() -> None:
+def test_the_same_job_to_the_same_output_is_the_same_run_however_it_is_run() -> None:
     first = submission()
     assert submission(compute={"retries": 2, "actors": 3}).run_id == first.run_id
+    assert submission(decode={"timeout_s": 5}).run_id == first.run_id, "as for resume"
     assert submission(output={"uri": "s3://tags/2027"}).run_id != first.run_id
     assert submission(models=[{"kind": "constant", "tag": "x"}]).run_id != first.run_id
-    assert submission(compute={"precision": "bfloat16"}).run_id != first.run_id, "it decides the rows"
+    assert submission(compute={"precision": "bfloat16"}).run_id != first.run_id, "precision decides the rows"
 
 
-def test_a_later_try_has_an_id_of_its_own_and_its_driver_is_told() -> None:
+def test_a_later_attempt_has_an_id_of_its_own_which_its_driver_gets() -> None:
     again = replace(submission(), attempt=3)
     assert again.run_id == f"{submission().base_id}-3"
     assert f"--run-id {again.run_id} " in again.entrypoint
 
 
-def test_the_address_stays_here_and_the_environment_goes_along() -> None:
+def test_the_environment_is_sent_and_the_address_is_not() -> None:
     sent = submission(compute={"address": "https://ray.acme", "env": {"HF_HOME": "/x"}, "pip": ["adlfs"], "retries": 2})
     assert sent.job["compute"]["address"] == ""
     assert sent.runtime_env["env_vars"]["HF_HOME"] == "/x"
@@ -56,7 +57,7 @@ def test_the_address_stays_here_and_the_environment_goes_along() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "place"),
+    ("changes", "path"),
     [
         ({"output": {"uri": "s3://tags/x", "storage_options": {"secret": "wJalrXUtnFEMI"}}}, "output.storage_options"),
         (
@@ -77,8 +78,8 @@ def test_the_address_stays_here_and_the_environment_goes_along() -> None:
         ({"output": {"uri": "https://acme/x?sig=wJalr"}}, "output.uri"),
     ],
 )
-def test_a_job_with_a_secret_does_not_travel(changes: dict[str, Any], place: str) -> None:
-    with pytest.raises(UsageError, match=place) as refused:
+def test_a_job_with_a_secret_is_refused_and_the_secret_is_not_shown(changes: dict[str, Any], path: str) -> None:
+    with pytest.raises(UsageError, match=path) as refused:
         submission(**changes)
     assert not any(secret in refused.value.message for secret in ("wJalr", "AKIA", "abcd"))
 
@@ -90,7 +91,7 @@ def test_a_job_with_a_secret_does_not_travel(changes: dict[str, Any], place: str
         *("SLACK_WEBHOOK_URL", "MYSQL_PWD", "hf_token"),
     ],
 )
-def test_the_names_that_people_give_secrets_are_known(name: str) -> None:
+def test_variables_named_like_secrets_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"compute.env.{name} looks like a secret"):
         submission(compute={"env": {name: "x"}})
 
@@ -102,18 +103,18 @@ def test_the_names_that_people_give_secrets_are_known(name: str) -> None:
         *("SASS_PATH", "KEYBOARD", "TOKENIZERS_PARALLELISM"),
     ],
 )
-def test_a_harmless_name_that_looks_like_one_travels(name: str) -> None:
+def test_harmless_variables_with_similar_names_are_sent(name: str) -> None:
     assert submission(compute={"env": {name: "x"}}).runtime_env["env_vars"][name] == "x"
 
 
-def test_how_out_is_reached_goes_along_for_whoever_watches() -> None:
+def test_storage_options_of_the_output_are_sent_so_that_others_can_watch() -> None:
     options = {"client_kwargs": {"endpoint_url": "http://minio:9000"}, "use_ssl": False}
     sent = submission(output={"uri": "s3://tags/2026", "storage_options": options})
     assert json.loads(sent.metadata["options"]) == options
     assert "options" not in submission().metadata
 
 
-def test_paths_of_this_machine_are_pointed_out() -> None:
+def test_local_paths_are_warned_of() -> None:
     sent = submission(output={"uri": "/data/tags"})
-    assert sent.warnings == ("/data/tags is a path: every node of the cluster must have it",)
+    assert sent.warnings == ("/data/tags is a local path: every node of the cluster must have it",)
     assert submission().warnings == ()

@@ -1,4 +1,4 @@
-"""A proxy that ends TLS before a head, as those before real clusters do."""
+"""A proxy that terminates TLS in front of a head, as proxies of real clusters do."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def certificate(path: Path) -> Path:
-    """A certificate of this machine's that vouches for itself, and its key, in one file."""
+def make_certificate(path: Path) -> Path:
+    """Write a self-signed certificate for this machine, and its key, into one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
-    here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
+    addresses = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    signed = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(here), critical=False)
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
     return path
 
 
 @contextmanager
 def tls_proxy(behind: str, certificate: Path) -> Iterator[str]:
-    """The https address of a proxy before an http address; it ends with the block."""
+    """Run a TLS proxy in front of an http address during the block; yields its https address."""
     url = urlsplit(behind)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

@@ -1,14 +1,17 @@
+"""How mistakes in a job file are reported, whatever sections, lists and unions the spec consists of."""
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pytest
 from pydantic import Field, field_validator, model_validator
 
 from batchtag.config.base import Spec
 from batchtag.config.job import make_spec
-from batchtag.config.loader import Mistakes, parse, read_job_file
+from batchtag.config.loader import parse_spec, read_job_file
+from batchtag.config.mistakes import Mistakes
 from batchtag.errors import JobFileError
 
 
@@ -75,16 +78,16 @@ class TrainJob(Spec):
 DATA: dict[str, Any] = {"train": {"kind": "coco", "uri": "a.json"}}
 
 
-def mistakes(content: dict[str, Any], model: type[Spec] = TrainJob) -> list[str]:
+def find_mistakes(content: dict[str, Any], model: type[Spec] = TrainJob) -> list[str]:
     with pytest.raises(JobFileError) as caught:
-        parse(model, content, origin="job.yaml")
+        parse_spec(model, content, origin="job.yaml")
     lines = caught.value.message.split("\n")
     assert all(line.startswith("job.yaml: ") for line in lines)
     return [line.removeprefix("job.yaml: ") for line in lines]
 
 
 @pytest.mark.parametrize(
-    ("data", "train", "found"),
+    ("data", "train", "expected"),
     [
         (DATA, {"epoch": 3}, ["train.epoch is not a key of a job; did you mean 'epochs'?"]),
         (DATA, {"warmup": {"epoch": 3}}, ["train.warmup.epoch is not a key of a job; did you mean 'epochs'?"]),
@@ -112,20 +115,20 @@ def mistakes(content: dict[str, Any], model: type[Spec] = TrainJob) -> list[str]
          ["train.weights.cat is 0; it must be above 0", "train.weights.dog is -1; it must be above 0"]),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_by_its_path_in_the_file_whatever_the_shape_of_the_spec(
-    data: dict[str, Any], train: dict[str, Any], found: list[str]
+def test_a_mistake_is_reported_with_its_path_in_the_file_whatever_the_shape_of_the_spec(
+    data: dict[str, Any], train: dict[str, Any], expected: list[str]
 ) -> None:
-    assert mistakes({"data": data, "train": train}) == found
+    assert find_mistakes({"data": data, "train": train}) == expected
 
 
-def test_a_mistake_of_several_keys_together_names_them_and_where_they_are() -> None:
+def test_a_contradiction_between_keys_names_the_keys_and_their_section() -> None:
     lines = ["span: low is 3 and high 2; low must not be above high"]
-    assert mistakes({"data": DATA, "train": {}, "span": {"low": 3, "high": 2}}) == lines
-    assert mistakes({"low": 3, "high": 2}, Span) == ["low is 3 and high 2; low must not be above high"]
+    assert find_mistakes({"data": DATA, "train": {}, "span": {"low": 3, "high": 2}}) == lines
+    assert find_mistakes({"low": 3, "high": 2}, Span) == ["low is 3 and high 2; low must not be above high"]
 
 
-def test_all_mistakes_come_at_once() -> None:
-    assert len(mistakes({"data": {"trian": {}}, "train": {"epochs": 0, "weigths": {}}, "sed": 1})) == 5
+def test_all_mistakes_are_reported_at_once() -> None:
+    assert len(find_mistakes({"data": {"trian": {}}, "train": {"epochs": 0, "weigths": {}}, "sed": 1})) == 5
 
 
 @pytest.mark.parametrize(
@@ -138,14 +141,14 @@ def test_all_mistakes_come_at_once() -> None:
         [{"storage_options": {"secret": "hunter2"}}],
     ],
 )
-def test_no_line_holds_a_secret(images: Any) -> None:
+def test_no_line_shows_a_secret(images: Any) -> None:
     for data in ({"train": images}, DATA | {"val": images}, DATA | {"more": [images]}):
-        assert "hunter2" not in "\n".join(mistakes({"data": data, "train": {}}))
+        assert "hunter2" not in "\n".join(find_mistakes({"data": data, "train": {}}))
 
 
-def test_a_tagging_job_given_to_training_is_told_where_it_belongs_and_the_other_way_round() -> None:
+def test_a_job_of_the_other_kind_is_refused_with_the_command_that_takes_it() -> None:
     tagging: dict[str, Any] = {"version": 1, "source": {}, "models": [], "output": {}}
-    (line,) = mistakes(tagging)
+    (line,) = find_mistakes(tagging)
     assert line == (
         "is a tagging job (it has models and source): give it to `batchtag run`. "
         "`batchtag train` takes a training job, which has data"
@@ -158,15 +161,46 @@ def test_a_tagging_job_given_to_training_is_told_where_it_belongs_and_the_other_
     )
 
 
-def test_a_spec_that_is_no_whole_job_may_be_parsed_too() -> None:
-    assert parse(Holdout, {"share": 0.5}, origin="--holdout").share == 0.5
-    assert mistakes({"share": 0.5, "data": 1, "train": 2}, Holdout) == [
+def test_a_spec_that_is_not_a_whole_job_can_be_parsed() -> None:
+    assert parse_spec(Holdout, {"share": 0.5}, origin="--holdout").share == 0.5
+    assert find_mistakes({"share": 0.5, "data": 1, "train": 2}, Holdout) == [
         "data is not a key of a job; it knows share",
         "train is not a key of a job; it knows share",
     ]
 
 
-def test_keys_that_are_no_words_are_refused_by_name(tmp_path: Path) -> None:
+def test_keys_that_are_not_words_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("data: {train: {kind: coco, uri: x}}\ntrain: {}\n3: x\n")
-    assert mistakes(read_job_file(path)) == ["the key 3 is no word; the keys of a job are words"]
+    assert find_mistakes(read_job_file(path)) == ["the key 3 is not a word; the keys of a job are words"]
+
+
+class Renamed(Spec):
+    renamed_keys: ClassVar = {"old_size": "size"}
+    renamed_values: ClassVar = {"mode": {"slow_way": "slow"}}
+
+    size: int = Field(default=1, ge=1)
+    mode: Literal["slow", "fast"] = "fast"
+
+
+class RenamedJob(Spec):
+    parts: list[Renamed]
+
+
+def test_old_names_of_keys_and_values_are_read_as_the_new_ones() -> None:
+    job = parse_spec(RenamedJob, {"parts": [{"old_size": 3, "mode": "slow_way"}]}, origin="job.yaml")
+    assert job == RenamedJob(parts=[Renamed(size=3, mode="slow")])
+
+
+def test_a_mistake_under_an_old_name_is_reported_with_the_name_that_the_file_has() -> None:
+    assert find_mistakes({"parts": [{"size": 0}, {"old_size": 0}, {"mode": "slo"}]}, RenamedJob) == [
+        "parts[0].size is 0; it must be greater than or equal to 1",
+        "parts[1].old_size is 0; it must be greater than or equal to 1",
+        "parts[2].mode is 'slo'; it must be 'slow' or 'fast'",
+    ]
+
+
+def test_the_old_and_the_new_name_of_a_key_together_are_a_mistake() -> None:
+    assert find_mistakes({"parts": [{"old_size": 1, "size": 2}]}, RenamedJob) == [
+        "parts[0]: old_size is the old name of size, and both are set; remove old_size"
+    ]

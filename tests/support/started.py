@@ -1,4 +1,4 @@
-"""`batchtag` as a person starts it: a process of its own; or in this one, which saves the seconds that one takes."""
+"""Running `batchtag` in a test: in a process of its own, or in this process, which saves the seconds of a start."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import NamedTuple
 
 import pytest
 
-Start = Callable[..., "subprocess.Popen[str]"]
+StartCommand = Callable[..., "subprocess.Popen[str]"]
 
 
-class Said(NamedTuple):
-    """What a command ended with, and what it said on stdout and stderr."""
+class CommandResult(NamedTuple):
+    """The exit code of a command, and what it printed on stdout (`out`) and stderr (`err`)."""
 
     code: int
     out: str
     err: str
 
 
-Typed = Callable[..., Said]
+RunCommand = Callable[..., CommandResult]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Start `batchtag ...`; whatever still runs at the end of the test is ended by its process id."""
-    started: list[subprocess.Popen[str]] = []
+def start_command() -> Iterator[StartCommand]:
+    """Start `batchtag ...` as a process. Processes still running at the end of the test are killed, each by its pid."""
+    processes: list[subprocess.Popen[str]] = []
 
-    def batchtag(*words: str) -> subprocess.Popen[str]:
+    def start(*words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", "from batchtag.cli import main; main()", *words],
             stdout=subprocess.PIPE,
@@ -38,21 +38,21 @@ def start() -> Iterator[Start]:
             start_new_session=True,
             env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"},
         )
-        started.append(process)
+        processes.append(process)
         return process
 
-    yield batchtag
-    for process in started:
+    yield start
+    for process in processes:
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """Run a command line in this process. Not for what starts a Ray of its own."""
+def run_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunCommand:
+    """Run a command line to its end in this process. Not for commands that start a Ray of their own."""
 
-    def run(*words: str) -> Said:
+    def run(*words: str) -> CommandResult:
         from batchtag import cli
 
         monkeypatch.setattr(sys, "argv", ["batchtag", *words])
@@ -60,6 +60,6 @@ def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
             cli.main()
         code = ended.value.code
         captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
+        return CommandResult(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return run
