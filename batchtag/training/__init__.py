@@ -1,5 +1,5 @@
-"""Training: images somebody labelled become a checkpoint that the line runs.
+"""Training: labelled images become a checkpoint that a run can use.
 
-`spec` is what a job may say, `plan` what follows from it, `worker` what each process does epoch after epoch, and
-`together` is Ray Train around them. The floor above (`train`) is the verb.
+`driver` is the verb `train`, `plan` the arithmetic, `loop` the work of one training process, and `ray_train` the only
+file that imports Ray. What a job file may contain is in `config.training`.
 """

@@ -1,8 +1,8 @@
-"""Labelled images as a network in training sees them: opened by the line's own decoder, changed, and batched.
+"""The training images as batches: opened by the same decoder as in a run, augmented, and loaded ahead of the training.
 
-Opening runs in processes beside the one that trains (torch's DataLoader), because changing an image holds Python's
-lock longer than decoding does. Each image's changes are drawn from (seed, epoch, place in the epoch), so they depend
-neither on the number of processes nor on what was trained before: a resumed epoch is the same epoch.
+Loading runs in processes beside the training process (torch's DataLoader), because augmentation holds Python's lock
+longer than decoding does. The random changes of an image are drawn from (seed, epoch, position in the epoch). They
+depend neither on the number of loader processes nor on earlier epochs, so a resumed epoch is the same epoch.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from torchvision.transforms import v2
 
 from batchtag.datasets.base import LabelledImage
 from batchtag.decoding.decoder import DecodeRules, decode
-from batchtag.errors import DecodeError, RunFailed, StorageError
+from batchtag.errors import RunFailed, StorageError
 from batchtag.storage import Store, open_store
 from batchtag.storage.retry import READS, with_retries
 from batchtag.tasks import Task
-from batchtag.training.augment import changed
-from batchtag.types import InputResolution
+from batchtag.training.augment import augment_with_boxes, make_augmentation
+from batchtag.training.network import training_resolution
+from batchtag.training.plan import TrainPlan
+from batchtag.training.trainable import Trainable
+from batchtag.types import DecodedImage, Failure, InputResolution
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
-"""Detection: images (3, H, W) uint8 of any size, and their boxes (N, 4) and labels (N,), background 0. For
-classification each image is of the crop's size and its target holds `label`, ()."""
+"""Images and targets. Detection: images (3, H, W) uint8 of any size; targets with boxes (N, 4) float32 xyxy and labels
+(N,), where 0 is the background. Classification: images of the crop's size; targets with `label`, ()."""
 
 
 @dataclass
-class Images(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
-    """The images of one split. An item is asked for as (number, seed of its changes)."""
+class TrainingImages(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
+    """The images of one split. The key of an item is (position of the image, seed of its augmentation)."""
 
     images: Sequence[LabelledImage]
     task: Task
-    change: v2.Transform
+    augmentation: v2.Transform
     input_resolution: InputResolution
     storage_options: Mapping[str, Any]
     _store: Store | None = field(default=None, init=False, repr=False)
@@ -46,20 +49,25 @@ class Images(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, asked: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        number, seed = asked
-        image = self.images[number]
-        pixels, scale_xy = self._open(image)
+    def __getitem__(self, key: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        position, seed = key
+        image = self.images[position]
+        decoded = self._read(image)
+        pixels = torch.from_numpy(np.array(decoded.pixels)).permute(2, 0, 1).contiguous()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if self.task == "classify":
-                return self.change(pixels), {"label": torch.tensor(int(image.label_ids[0]))}
-            kept = ~image.is_crowd
-            boxes = torch.from_numpy((image.boxes_xyxy[kept] * np.tile(scale_xy, 2)).astype(np.float32))
-            return changed(pixels, boxes, torch.from_numpy(image.label_ids[kept] + 1), self.change)
+                return self.augmentation(pixels), {"label": torch.tensor(int(image.label_ids[0]))}
+            height, width = pixels.shape[-2:]
+            # Boxes are in pixels of the displayed image, which may have been decoded at a smaller scale.
+            scale_xyxy = np.tile((width / decoded.width, height / decoded.height), 2)
+            is_object = ~image.is_crowd
+            boxes = torch.from_numpy((image.boxes_xyxy[is_object] * scale_xyxy).astype(np.float32))
+            labels = torch.from_numpy(image.label_ids[is_object] + 1)
+            return augment_with_boxes(pixels, boxes, labels, self.augmentation)
 
-    def _open(self, image: LabelledImage) -> tuple[Tensor, tuple[float, float]]:
-        """(3, H, W) uint8, and the factors from displayed pixels to these."""
+    def _read(self, image: LabelledImage) -> DecodedImage:
+        """Read and decode an image. Raises RunFailed, because every image was opened before the training started."""
         if self._store is None:
             self._store = open_store(image.uri, self.storage_options)
         store = self._store
@@ -67,67 +75,96 @@ class Images(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
             blob, _ = with_retries(lambda: store.read(image.uri), policy=READS)
         except StorageError as error:
             raise RunFailed(
-                f"{image.uri}: could be read when the data was checked, and cannot now: {error.message}"
+                f"{image.uri} was readable when the data was checked, but cannot be read now: {error.message}"
             ) from error
-        try:
-            opened = decode(blob.data, rules=DecodeRules(), input_resolutions=(self.input_resolution,))
-        except DecodeError as error:
+        decoded = decode(blob.data, rules=DecodeRules(), resolutions=(self.input_resolution,))
+        if isinstance(decoded, Failure):
             raise RunFailed(
-                f"{image.uri}: could be decoded when the data was checked, and cannot now: {error.message}"
-            ) from error
-        pixels = torch.from_numpy(np.array(opened.pixels)).permute(2, 0, 1).contiguous()
-        height, width = pixels.shape[-2:]
-        return pixels, (width / opened.width, height / opened.height)
+                f"{image.uri} was decodable when the data was checked, but cannot be decoded now: {decoded.message}"
+            )
+        return decoded
 
 
-class _Batches(torch.utils.data.Sampler[list[tuple[int, int]]]):
-    """The batches of the epoch that is next, as (number, seed) pairs; `order` is set before each."""
+class _BatchSampler(torch.utils.data.Sampler[list[tuple[int, int]]]):
+    """The keys of each batch of the current epoch. `keys` is set before the epoch starts."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self.order: list[tuple[int, int]] = []
+        self.keys: list[tuple[int, int]] = []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start in range(0, len(self), 1):
-            yield self.order[start * self._batch_size : (start + 1) * self._batch_size]
+        for number in range(len(self)):
+            yield self.keys[number * self._batch_size : (number + 1) * self._batch_size]
 
     def __len__(self) -> int:
-        """Whole batches only: a batch of one breaks a batch norm; but never none."""
-        return max(1, len(self.order) // self._batch_size)
+        """Return the number of full batches, but at least 1. A smaller last batch could have one image, which batch
+        norms cannot use."""
+        return max(1, len(self.keys) // self._batch_size)
 
 
-class Loader:
-    """Batches of one split, epoch after epoch, opened ahead by `processes` processes (0: in between, by the caller)."""
+class BatchLoader:
+    """Batches of one split, epoch after epoch."""
 
-    def __init__(self, images: Images, *, batch_size: int, processes: int, pin_memory: bool = False) -> None:
-        """`pin_memory` where batches go to a GPU: copies from pinned memory do not hold the training up."""
-        self._batches = _Batches(batch_size)
-        ahead: dict[str, Any] = {}
-        if processes:
-            # Children of this process: torch's watchdog ends them when it is killed. Those of a fork server, which is
-            # their parent, outlived it, with 900 MB each; and a plain fork is not safe beside Ray's threads.
-            ahead = {"multiprocessing_context": "spawn", "prefetch_factor": 4, "persistent_workers": True}
+    def __init__(
+        self, images: TrainingImages, *, batch_size: int, num_processes: int, pin_memory: bool = False
+    ) -> None:
+        """`num_processes` load ahead; with 0 the caller's process loads each batch when it is needed.
+
+        Set `pin_memory` if batches go to a GPU: copies from pinned memory do not block the training.
+        """
+        self._sampler = _BatchSampler(batch_size)
+        process_options: dict[str, Any] = {}
+        if num_processes:
+            # "spawn" makes them children of this process, so torch's watchdog ends them when this process is killed.
+            # Children of a fork server outlived it, with 900 MB each. A plain fork is not safe beside Ray's threads.
+            process_options = {
+                "multiprocessing_context": "spawn",
+                "prefetch_factor": 4,
+                "persistent_workers": True,
+            }
         self._loader = DataLoader(
             images,
-            batch_sampler=self._batches,
-            num_workers=processes,
-            collate_fn=_apart,
-            worker_init_fn=_one_thread,
+            batch_sampler=self._sampler,
+            num_workers=num_processes,
+            collate_fn=_collate,
+            worker_init_fn=_use_one_thread,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # its own, or its draws would depend on `processes` and disturb the network's
-            **ahead,
+            # A generator of its own. Otherwise its draws would depend on `num_processes` and disturb the network's.
+            generator=torch.Generator(),
+            **process_options,
         )
 
-    def epoch(self, order: Sequence[int], *, seed: int, epoch: int) -> DataLoader[Any]:
-        """The batches of these images, to be gone through once; its length is their number."""
-        seeds = np.random.default_rng([seed, epoch, 1]).integers(2**62, size=len(order))
-        self._batches.order = [(number, int(one)) for number, one in zip(order, seeds, strict=True)]
+    def start_epoch(self, order: Sequence[int], *, seed: int, epoch: int) -> DataLoader[Any]:
+        """Return the batches of the images at the positions in `order`, to be iterated once; `len` is their number."""
+        image_seeds = np.random.default_rng([seed, epoch, 1]).integers(2**62, size=len(order))
+        self._sampler.keys = [
+            (position, int(image_seed)) for position, image_seed in zip(order, image_seeds, strict=True)
+        ]
         return self._loader
 
 
-def _apart(items: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
+def make_loader(plan: TrainPlan, trainable: Trainable, *, pin_memory: bool = False) -> BatchLoader:
+    """Make the loader of the training images of this network."""
+    augmentation = make_augmentation(
+        plan.spec.augment,
+        task=plan.task,
+        crop_size=trainable.preprocessing.get("crop_size", 0),
+        interpolation=trainable.preprocessing.get("interpolation", "bilinear"),
+    )
+    images = TrainingImages(
+        images=plan.train,
+        task=plan.task,
+        augmentation=augmentation,
+        input_resolution=training_resolution(trainable, plan.spec),
+        storage_options=plan.train_options,
+    )
+    batch_size = plan.spec.train.batch_size
+    return BatchLoader(images, batch_size=batch_size, num_processes=plan.num_loaders, pin_memory=pin_memory)
+
+
+def _collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
     return [pixels for pixels, _ in items], [target for _, target in items]
 
 
-def _one_thread(_: int) -> None:
+def _use_one_thread(_: int) -> None:
     torch.set_num_threads(1)

@@ -1,92 +1,83 @@
-"""The network of a training job: made as the job says, and checked before Ray or an image is waited for."""
+"""The network of a training job: checked on the driver before Ray starts, and built in each training process."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from batchtag.config.training import TrainSpec
-from batchtag.errors import UsageError
+from batchtag.config.model import CheckpointSpec, TorchvisionSpec
+from batchtag.config.training import NetworkSpec, TrainSpec
 from batchtag.models import prepare
 from batchtag.models.torchvision import zoo
+from batchtag.storage import absolute_uri, scheme_of
 from batchtag.tasks import Task
 from batchtag.training.plan import TrainPlan
-from batchtag.training.start import start_of
+from batchtag.training.preprocessing import requested_preprocessing
 from batchtag.training.trainable import Trainable, make_trainable
 from batchtag.types import InputResolution
 
-_ONLY = {"detect": ("min_size", "max_size"), "classify": ("resize_size", "crop_size")}
-_NOUN = {"detect": "a detector", "classify": "a classifier"}
 _NEEDS_REAL_TENSORS = "regnet"
-"""RegNet's builders compute their widths with tensors, which the meta device cannot."""
+"""RegNet's builders compute their widths with tensors, which fails on the meta device."""
 
 
 def check_network(spec: TrainSpec) -> Task:
-    """What the network of a job does, if nothing is wrong with it. Runs on the driver, and fetches what it starts from.
+    """Check the network of a job and return its task. Runs on the driver; fetches the starting weights.
 
-    The network is built on the meta device, for two classes: a second at most, and no memory. Raises UsageError for a
-    builder that is not there and settings that are not its own, ModelError for arguments it does not take and weights
-    that cannot be had.
+    The network is built on the meta device for two classes, which takes a second at most and no memory. Raises
+    UsageError for an unknown builder and for settings of the other task, ModelError for arguments that the builder does
+    not take and for weights that cannot be fetched.
     """
-    task = zoo.task_of(spec.network.architecture)
+    task = zoo.resolve_task(spec.network.architecture)
     device = "cpu" if spec.network.architecture.startswith(_NEEDS_REAL_TENSORS) else "meta"
     with torch.device(device):
         make_trainable(
             spec.network.architecture,
-            arguments=spec.network.arguments,
-            labels=("a", "b"),
             task=task,
-            preprocessing=preprocessing_asked(spec, task=task),
-            start=None,
-            seed=0,
+            labels=("a", "b"),
+            arguments=spec.network.arguments,
+            preprocessing=requested_preprocessing(spec, task=task),
         )
-    start = start_of(spec.network, task=task)
-    if start is not None:
-        prepare(start)
+    starting_model = parse_start(spec.network, task=task)
+    if starting_model is not None:
+        prepare(starting_model)
     return task
 
 
-def make_plan_network(plan: TrainPlan) -> Trainable:
-    """The network of a training job, with the weights it starts from."""
+def build_network(plan: TrainPlan) -> Trainable:
+    """Build the network of a training with its starting weights. Runs in each training process."""
     spec = plan.spec
     return make_trainable(
         spec.network.architecture,
-        arguments=spec.network.arguments,
-        labels=plan.labels,
         task=plan.task,
-        preprocessing=preprocessing_asked(spec, task=plan.task),
-        start=start_of(spec.network, task=plan.task),
+        labels=plan.labels,
+        arguments=spec.network.arguments,
+        preprocessing=requested_preprocessing(spec, task=plan.task),
+        starting_model=parse_start(spec.network, task=plan.task),
         seed=spec.train.seed,
     )
 
 
-def preprocessing_asked(spec: TrainSpec, *, task: Task) -> dict[str, Any]:
-    """What a job says of preprocessing in the checkpoint's words. Raises UsageError for settings of the other task."""
-    said = spec.input
-    other: Task = "classify" if task == "detect" else "detect"
-    foreign = [f"input.{name}" for name in _ONLY[other] if getattr(said, name) is not None]
-    if foreign:
-        known = " and ".join(f"input.{name}" for name in _ONLY[task])
-        raise UsageError(
-            f"{' and '.join(foreign)} cannot be said of {_NOUN[task]}, and {spec.network.architecture} is one; "
-            f"it has {known}"
-        )
-    sizes = {name: getattr(said, name) for name in _ONLY[task]}
-    if task == "detect":
-        return sizes | {"image_mean": said.mean and list(said.mean), "image_std": said.std and list(said.std)}
-    return sizes | {"mean": said.mean, "std": said.std}
+def parse_start(spec: NetworkSpec, *, task: Task) -> TorchvisionSpec | CheckpointSpec | None:
+    """Return the model that network.start names, whose weights the training starts from; None for random weights."""
+    if spec.start.lower() == "none":
+        return None
+    if spec.start.startswith("torchvision:"):
+        builder, _, weights = spec.start.removeprefix("torchvision:").partition("@")
+        return TorchvisionSpec(builder=builder, weights=weights or "DEFAULT")
+    if "/" in spec.start or scheme_of(spec.start) != "file":
+        return CheckpointSpec(uri=absolute_uri(spec.start), storage_options=spec.storage_options, task=task)
+    return TorchvisionSpec(builder=spec.architecture, weights=spec.start, task=task)
 
 
-def training_resolution(made: Trainable, spec: TrainSpec) -> InputResolution:
-    """How many pixels training wants: more than the model, by as much as it enlarges."""
-    input_resolution = made.input_resolution
-    if made.task == "classify":
-        more = 1 / spec.augment.least_area**0.5
-        return InputResolution(mode="cover", shorter_px=round(made.preprocessing["crop_size"] * more))
-    more = spec.augment.scale[1] * (2.0 if spec.augment.crop else 1.0)
+def training_resolution(trainable: Trainable, spec: TrainSpec) -> InputResolution:
+    """Return the resolution that training images are decoded at: the model's, times the largest enlargement."""
+    resolution = trainable.input_resolution
+    if trainable.task == "classify":
+        enlargement = 1 / spec.augment.least_area**0.5
+        crop_size = trainable.preprocessing["crop_size"]
+        return InputResolution(mode="cover", shorter_px=round(crop_size * enlargement))
+    enlargement = spec.augment.scale[1] * (2.0 if spec.augment.crop else 1.0)
     return InputResolution(
-        mode=input_resolution.mode,
-        shorter_px=round(input_resolution.shorter_px * more),
-        longer_px=round(input_resolution.longer_px * more),
+        mode=resolution.mode,
+        shorter_px=round(resolution.shorter_px * enlargement),
+        longer_px=round(resolution.longer_px * enlargement),
     )

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate at every step, and the average of the weights: arithmetic, no images."""
+"""The optimiser, the learning rate at every step, and the average of the weights. Knows nothing of images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from batchtag.config.training import ScheduleSpec
 
 
 def make_optimizer(network: nn.Module, spec: ScheduleSpec) -> Optimizer:
-    """Over what is trained of the network; biases and scales of norms do not decay (He et al. 2019, Bag of Tricks)."""
-    trained = [tensor for tensor in network.parameters() if tensor.requires_grad]
+    """Make the optimiser of the parameters that are not frozen.
+
+    Biases and the scales of norms get no weight decay (He et al. 2019, Bag of Tricks).
+    """
+    parameters = [tensor for tensor in network.parameters() if tensor.requires_grad]
     groups = [
-        {"params": [tensor for tensor in trained if tensor.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [tensor for tensor in trained if tensor.ndim <= 1], "weight_decay": 0.0},
+        {"params": [tensor for tensor in parameters if tensor.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [tensor for tensor in parameters if tensor.ndim <= 1], "weight_decay": 0.0},
     ]
     if spec.optimizer == "adamw":
         return AdamW(groups, lr=spec.learning_rate)
@@ -24,7 +27,10 @@ def make_optimizer(network: nn.Module, spec: ScheduleSpec) -> Optimizer:
 
 
 def learning_rate(step: int, *, spec: ScheduleSpec, steps_per_epoch: int) -> float:
-    """The rate of a step, counted from 0: a straight warm-up, then half a cosine down to nothing (Loshchilov 2017)."""
+    """Return the learning rate of a step; steps count from 0 over the whole training.
+
+    A linear warm-up, then half a cosine down to 0 (Loshchilov & Hutter 2017, SGDR).
+    """
     warmup = round(spec.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return spec.learning_rate * (step + 1) / (warmup + 1)
@@ -35,19 +41,22 @@ def learning_rate(step: int, *, spec: ScheduleSpec, steps_per_epoch: int) -> flo
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """For all of its groups."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 @torch.no_grad()
-def average_into(average: nn.Module, network: nn.Module, *, step: int, ema: float) -> None:
-    """One step of the exponential moving average. Early on less of the old is kept, (1 + step) / (10 + step), as
-    TensorFlow's ExponentialMovingAverage does, or the random start would weigh on a short training."""
+def update_average(average: nn.Module, network: nn.Module, *, step: int, ema: float) -> None:
+    """Update `average`, the exponential moving average of the weights, with those of `network`, in place.
+
+    The share of the old average that is kept is `ema`, but (1 + step) / (10 + step) in early steps, as in TensorFlow's
+    ExponentialMovingAverage; otherwise the random start would dominate a short training.
+    """
     keep = min(ema, (1 + step) / (10 + step))
-    ours, theirs = average.state_dict(), network.state_dict()
-    for name, tensor in ours.items():
+    new = network.state_dict()
+    for name, tensor in average.state_dict().items():
         if tensor.is_floating_point():
-            tensor.lerp_(theirs[name].to(tensor.dtype), 1 - keep)
+            tensor.lerp_(new[name].to(tensor.dtype), 1 - keep)
         else:
-            tensor.copy_(theirs[name])
+            tensor.copy_(new[name])

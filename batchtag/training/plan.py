@@ -1,7 +1,8 @@
-"""What every training process is told, and how the cores of a node are shared: arithmetic, no torch.
+"""The plan of a training: what every training process must know, and how the cores of a node are shared.
 
-The process that trains gets its cores for torch, and one process for each opens images beside it. On two cores they
-compete: torch's threads wait for each other busily, so a core that is taken away costs the others too.
+Arithmetic only, without torch. A training process gets cores for torch and for the loader processes beside it. On two
+cores they compete: torch's threads wait for each other in a busy loop, so a core that is taken from one of them slows
+the others down too.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ from batchtag.datasets.validate import CheckedData
 from batchtag.errors import UsageError
 from batchtag.tasks import Task
 
-_MOST_LOADERS = 8
-_FIGURES = {"detect": ("AP", "AP50"), "classify": ("accuracy", "macro_f1")}
-
-News = dict[str, Any]
-"""What a worker tells the driver: `kind` is "begin", "step", "judging", "epoch", "end" or "failed", and its figures."""
+_MAX_LOADERS = 8
+"""Most loader processes for one training process on a GPU, unless the job file asks for more."""
+_METRICS = {"detect": ("AP", "AP50"), "classify": ("accuracy", "macro_f1")}
+"""Metrics that can decide which epoch is the best, by task; the first is the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """All that a training process must know; travels to it whole."""
+    """Everything that a training process must know. It is sent whole to each process."""
 
     spec: TrainSpec
     task: Task
@@ -34,30 +34,32 @@ class TrainPlan:
     val: tuple[LabelledImage, ...]
     data_digest: str
     train_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Storage options for the images of `train`."""
     val_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    processes: int = 1
-    """That open images for one worker."""
-    threads: int = 1
-    """Of torch in each worker."""
+    num_loaders: int = 1
+    """Processes that open and augment images for one training process; 0: the training process does so itself."""
+    num_torch_threads: int = 1
+    """Threads of torch in each training process."""
 
 
 def plan_training(spec: TrainSpec, data: CheckedData, *, use_gpu: bool, cores: int) -> TrainPlan:
-    """The plan for workers of so many cores each (`cores_of_a_worker`).
+    """Plan a training whose processes have `cores` cores each (see `cores_per_process`).
 
-    Raises UsageError for a metric of the other task, and for fewer images than workers.
+    Raises UsageError for a metric of the other task, and for fewer images than training processes.
     """
     task = data.train.task
-    asked = spec.train.metric
-    if asked != "auto" and asked not in _FIGURES[task]:
-        known = " or ".join(_FIGURES[task])
-        raise UsageError(f"train.metric is {asked!r}, and these data are to {task}; it must be {known}")
-    if len(data.train.images) < spec.compute.workers:
+    metric = spec.train.metric
+    if metric != "auto" and metric not in _METRICS[task]:
+        known = " or ".join(_METRICS[task])
+        raise UsageError(f"train.metric is {metric!r}, but the task of the data is {task!r}; it must be {known}")
+    num_images = len(data.train.images)
+    if num_images < spec.compute.workers:
         raise UsageError(
-            f"compute.workers is {spec.compute.workers}, and there are {len(data.train.images)} images to train on; "
-            "each worker must have one"
+            f"compute.workers is {spec.compute.workers}, but there are only {num_images} images to train on; "
+            f"each worker needs at least one. Set compute.workers to {num_images} or less"
         )
-    asked_loaders = spec.compute.loaders
-    loaders = (min(_MOST_LOADERS, cores) if use_gpu else 1) if asked_loaders == "auto" else asked_loaders
+    setting = spec.compute.loaders
+    num_loaders = (min(_MAX_LOADERS, cores) if use_gpu else 1) if setting == "auto" else setting
     return TrainPlan(
         spec=spec,
         task=task,
@@ -67,8 +69,8 @@ def plan_training(spec: TrainSpec, data: CheckedData, *, use_gpu: bool, cores: i
         data_digest=data.digest,
         train_options=data.train.storage_options,
         val_options=data.val.storage_options,
-        processes=loaders,
-        threads=max(1, cores - loaders) if loaders else cores,
+        num_loaders=num_loaders,
+        num_torch_threads=max(1, cores - num_loaders) if num_loaders else cores,
     )
 
 
@@ -80,30 +82,33 @@ class Node:
     gpus: int
 
 
-def cores_of_a_worker(nodes: Sequence[Node], *, workers: int, use_gpu: bool) -> int:
-    """The most cores that each of the workers can have at once.
+def cores_per_process(nodes: Sequence[Node], *, num_processes: int, use_gpu: bool) -> int:
+    """Return the most cores that each training process can have while all of them run at once.
 
-    Raises UsageError where they do not fit all together: Ray would wait for more machines without an end.
+    Raises UsageError if they cannot all run at once, because Ray would wait for more machines without an end.
     """
 
-    def room(cores: int) -> int:
+    def num_fitting(cores: int) -> int:
         return sum(min(node.cores // cores, node.gpus) if use_gpu else node.cores // cores for node in nodes)
 
-    if room(1) < workers:
-        what = "a GPU and a core" if use_gpu else "a core"
-        there = f"{sum(node.cores for node in nodes)} cores and {sum(node.gpus for node in nodes)} GPUs"
-        raise UsageError(
-            f"compute.workers is {workers}, each needs {what}, and there are {there}; compute.workers can be "
-            f"{room(1)} at most"
-            if room(1)
-            else f"compute.device asks for a GPU for each worker, and there are {there}; set it to auto or cpu"
-        )
-    return max(cores for cores in range(1, max(node.cores for node in nodes) + 1) if room(cores) >= workers)
+    if num_fitting(1) < num_processes:
+        raise UsageError(_too_many_processes(nodes, num_processes=num_processes, most=num_fitting(1), use_gpu=use_gpu))
+    most_cores = max(node.cores for node in nodes)
+    return max(cores for cores in range(1, most_cores + 1) if num_fitting(cores) >= num_processes)
 
 
-def metric_of(plan: TrainPlan) -> str:
-    """The name of the figure that the best epoch has most of."""
-    asked = plan.spec.train.metric
-    if asked != "auto":
-        return asked
-    return "AP" if plan.task == "detect" else "accuracy"
+def _too_many_processes(nodes: Sequence[Node], *, num_processes: int, most: int, use_gpu: bool) -> str:
+    cluster = f"{sum(node.cores for node in nodes)} cores and {sum(node.gpus for node in nodes)} GPUs"
+    if not most:
+        return f"compute.device asks for a GPU for each worker, but the cluster has {cluster}; set it to auto or cpu"
+    each = "a GPU and a core" if use_gpu else "a core"
+    return (
+        f"compute.workers is {num_processes} and each worker needs {each}, but the cluster has {cluster}; "
+        f"set compute.workers to {most} or less"
+    )
+
+
+def best_epoch_metric(plan: TrainPlan) -> str:
+    """Return the name of the metric by which the best epoch is chosen; the epoch with the highest value wins."""
+    metric = plan.spec.train.metric
+    return _METRICS[plan.task][0] if metric == "auto" else metric

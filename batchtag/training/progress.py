@@ -1,84 +1,112 @@
-"""What a person sees of a training: a live line for the step, and a line that stays for each epoch."""
+"""The progress of a training on the terminal: a live line for the current step, and a lasting line for each epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from batchtag.console import format_duration
-from batchtag.runs.progress import Progress, RunProgress
-from batchtag.training.plan import News
+from batchtag.runs.progress import ProgressDisplay, RunProgress
+from batchtag.training.events import (
+    EpochDone,
+    EvaluationProgress,
+    HistoryEntry,
+    StepDone,
+    TrainingEvent,
+    TrainingFailed,
+    TrainingFinished,
+    TrainingStarted,
+)
 
-_FIGURES = ("AP", "AP50", "AP75", "AR100", "accuracy", "top5", "macro_f1")
+_SHOWN_METRICS = ("AP", "AP50", "AP75", "AR100", "accuracy", "top5", "macro_f1")
+_MAX_SHOWN_PARTS = 6
+"""Parts of a network without starting weights that a message names."""
+_MIN_EPOCHS_FOR_ESTIMATE = 0.2
+"""Epochs to be done before the remaining time is shown; an estimate from fewer steps jumps about."""
 
 
-class TrainingStory:
-    """Hears the workers' news in order. `history`, `end` and `failure` are what it came to know."""
+class TrainingProgress:
+    """Follows the events of a training, in order, and prints them. Runs on the driver.
+
+    `history` has the epochs so far. `finished` and `failure` are set by the event that ends the training.
+    """
 
     def __init__(
         self,
-        progress: Progress,
+        display: ProgressDisplay,
         *,
-        epochs: int,
-        on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+        num_epochs: int,
+        on_epoch: Callable[[Mapping[str, Any]], None] = lambda entry: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_epoch` gets the figures of each epoch as it ends."""
-        self._progress = progress
-        self._epochs = epochs
+        """`on_epoch` is called with the figures of each epoch when it ends."""
+        self._display = display
+        self._num_epochs = num_epochs
         self._on_epoch = on_epoch
         self._clock = clock
         self._phase = "starting to train"
-        self._began = (0.0, 0.0)
-        self.history: list[dict[str, Any]] = []
-        self.end: News | None = None
+        self._started_at = 0.0
+        self._epochs_before_start = 0
+        self.history: list[HistoryEntry] = []
+        self.finished: TrainingFinished | None = None
         self.failure = ""
 
-    def hear(self, news: News) -> None:
-        """Take in one piece of news."""
-        match news["kind"]:
-            case "begin":
-                self._begin(news)
-            case "step":
-                self._phase = self._step(news)
-            case "judging":
-                self._phase = f"evaluating {news['what']}: {news['done']:,} of {news['of']:,} images"
-            case "epoch":
-                self._epoch(news)
-            case "end":
-                self.end = news
-            case "failed":
-                self.failure = news["message"]
+    def on_event(self, event: TrainingEvent) -> None:
+        """Take in the next event."""
+        match event:
+            case TrainingStarted():
+                self._on_start(event)
+            case StepDone():
+                self._phase = self._describe_step(event)
+            case EvaluationProgress():
+                self._phase = f"evaluating {event.subject}: {event.num_done:,} of {event.num_images:,} images"
+            case EpochDone():
+                self._on_epoch_done(event)
+            case TrainingFinished():
+                self.finished = event
+            case TrainingFailed():
+                self.failure = event.message
 
     def show(self) -> None:
-        """Where it stands now."""
-        self._progress.show(RunProgress(phase=self._phase))
+        """Show the current phase on the live line."""
+        self._display.show(RunProgress(phase=self._phase))
 
-    def _begin(self, news: News) -> None:
-        self.history = list(news["history"])
-        self._began = (self._clock(), float(news["epochs_done"]))
-        if news["epochs_done"]:
-            self._progress.say(f"going on after epoch {news['epochs_done']} of {self._epochs}")
-        elif news["num_taken"]:
-            parts = sorted({name.rpartition(".")[0] for name in news["left"]})
-            new = f"; new are {', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''}" if parts else ""
-            self._progress.say(f"{news['num_taken']:,} tensors come from the weights it starts from{new}")
+    def _on_start(self, event: TrainingStarted) -> None:
+        self.history = list(event.history)
+        self._started_at, self._epochs_before_start = self._clock(), event.epochs_done
+        if event.epochs_done:
+            self._display.print_line(f"continuing after epoch {event.epochs_done} of {self._num_epochs}")
+        elif event.num_loaded_tensors:
+            new = _describe_new_parts(event.new_tensors)
+            self._display.print_line(f"{event.num_loaded_tensors:,} tensors loaded from the starting weights{new}")
 
-    def _step(self, news: News) -> str:
-        done = news["epoch"] - 1 + news["step"] / news["steps"]
-        began, before = self._began
-        left_s = (self._clock() - began) / max(done - before, 1e-9) * (self._epochs - done)
-        left = f", {format_duration(left_s)} left" if done - before > 0.2 else ""
-        return f"epoch {news['epoch']} of {self._epochs}: step {news['step']:,} of {news['steps']:,}{left}"
+    def _describe_step(self, event: StepDone) -> str:
+        done = event.epoch - 1 + event.step / event.num_steps
+        done_since_start = done - self._epochs_before_start
+        remaining = ""
+        if done_since_start > _MIN_EPOCHS_FOR_ESTIMATE:
+            epoch_s = (self._clock() - self._started_at) / done_since_start
+            remaining = f", {format_duration(epoch_s * (self._num_epochs - done))} left"
+        return f"epoch {event.epoch} of {self._num_epochs}: step {event.step:,} of {event.num_steps:,}{remaining}"
 
-    def _epoch(self, news: News) -> None:
-        entry = {name: value for name, value in news.items() if name not in ("kind", "is_last", "best_epoch")}
-        self.history = [one for one in self.history if one["epoch"] < entry["epoch"]] + [entry]
+    def _on_epoch_done(self, event: EpochDone) -> None:
+        entry = dict(event.entry)
+        # After a restart an epoch may end a second time; it then replaces what the history has of it and of later ones.
+        self.history = [earlier for earlier in self.history if earlier["epoch"] < entry["epoch"]] + [entry]
         self._on_epoch(entry)
-        figures = [f"{name} {entry[name]:.3f}" for name in _FIGURES if name in entry]
-        best = " (best so far)" if figures and news["best_epoch"] == entry["epoch"] else ""
-        pieces = [f"epoch {entry['epoch']:>3} of {self._epochs}", f"loss {entry['loss']:.4f}", *figures]
-        self._progress.say("  ".join([*pieces, f"{entry['seconds']:.0f} s"]) + best)
-        if news["is_last"] and entry["epoch"] < self._epochs:
-            self._progress.say(f"stopping early: epoch {news['best_epoch']} stays the best")
+        metrics = [f"{name} {entry[name]:.3f}" for name in _SHOWN_METRICS if name in entry]
+        best = " (best so far)" if metrics and event.best_epoch == entry["epoch"] else ""
+        pieces = [f"epoch {entry['epoch']:>3} of {self._num_epochs}", f"loss {entry['loss']:.4f}", *metrics]
+        self._display.print_line("  ".join([*pieces, f"{entry['seconds']:.0f} s"]) + best)
+        if event.is_last and entry["epoch"] < self._num_epochs:
+            self._display.print_line(f"stopping early: epoch {event.best_epoch} remains the best")
+
+
+def _describe_new_parts(new_tensors: Sequence[str]) -> str:
+    """Name the parts of the network that the starting weights do not have."""
+    parts = sorted({name.rpartition(".")[0] for name in new_tensors})
+    if not parts:
+        return ""
+    more = ", ..." if len(parts) > _MAX_SHOWN_PARTS else ""
+    return f"; new and random: {', '.join(parts[:_MAX_SHOWN_PARTS])}{more}"

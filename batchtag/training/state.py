@@ -1,7 +1,8 @@
-"""All that training needs to go on from an epoch's end, without a pickle: state.json and state.safetensors.
+"""The state of a training at the end of an epoch, from which it can be resumed: state.json and state.safetensors.
 
-Tensors of the network, its average, the best weights so far and the optimiser lie side by side under prefixes; numbers
-and the history are JSON. Generators need no place in it: what is random in an epoch follows from seed and number.
+No pickle. The tensors of the network, of its average, of the best weights so far and of the optimiser are in one file,
+under prefixes; numbers and the history are JSON. The state of random generators is not needed: everything random in an
+epoch follows from the seed and the number of the epoch.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from batchtag.training.events import HistoryEntry
 
 STATE, TENSORS = "state.json", "state.safetensors"
 
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """At the end of an epoch. `history` has one entry an epoch: epoch, loss, learning_rate, seconds, metrics."""
+    """The state at the end of an epoch. `history` has one entry for each epoch."""
 
     epochs_done: int
     steps_done: int
@@ -30,11 +33,11 @@ class TrainingState:
     best_value: float
     is_over: bool = False
     scaler: dict[str, Any] = field(default_factory=dict)
-    """The scale of float16's losses; empty in any other precision."""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    """The scale of the loss in float16; empty in any other precision."""
+    history: list[HistoryEntry] = field(default_factory=list)
     network: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
-    """Empty without an average."""
+    """Empty if the job asks for no average (train.ema is 0)."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """Empty before the first evaluation."""
     optimizer: dict[str, Tensor] = field(default_factory=dict)
@@ -45,13 +48,13 @@ _PREFIXES = ("network", "average", "best", "optimizer")
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
-    """Both files into a folder that exists."""
+    """Write both files into an existing folder."""
     tensors = {
         f"{prefix}/{name}": tensor.contiguous()
         for prefix in _PREFIXES
         for name, tensor in getattr(state, prefix).items()
     }
-    # Two names may stand for one tensor (no average: the best are the network's own), which safetensors refuses.
+    # safetensors refuses two names for one tensor. Without an average the best weights are the network's own tensors.
     seen: set[int] = set()
     for name, tensor in tensors.items():
         if tensor.data_ptr() in seen and tensor.numel():
@@ -63,7 +66,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
 
 
 def read_state(folder: Path) -> TrainingState:
-    """The inverse of `write_state`."""
+    """Read what `write_state` wrote."""
     state = TrainingState(**json.loads((folder / STATE).read_text()))
     for name, tensor in safetensors.torch.load_file(folder / TENSORS).items():
         prefix, _, rest = name.partition("/")
@@ -71,22 +74,31 @@ def read_state(folder: Path) -> TrainingState:
     return state
 
 
+def copy_state_to_cpu(network: nn.Module) -> dict[str, Tensor]:
+    """Return copies of a network's tensors on the CPU, by name: what is saved."""
+    with torch.no_grad():
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+
+
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers of each parameter, as `<number>.<name>`; numbers become tensors of one element."""
+    """Return what an optimiser keeps for each parameter, as `<parameter number>.<name>`, on the CPU.
+
+    Plain numbers become tensors of one element.
+    """
     return {
         f"{number}.{name}": torch.as_tensor(value).detach().to("cpu", copy=True)
-        for number, remembered in optimizer.state_dict()["state"].items()
-        for name, value in remembered.items()
+        for number, kept in optimizer.state_dict()["state"].items()
+        for name, value in kept.items()
         if value is not None
     }
 
 
 def fill_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse, for an optimiser over the same parameters."""
+    """Load the result of `optimizer_tensors` into an optimiser of the same parameters."""
     content = optimizer.state_dict()
-    remembered: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, _, what = name.partition(".")
-        remembered.setdefault(int(number), {})[what] = tensor
-    content["state"] = remembered
+    kept: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        kept.setdefault(int(number), {})[name] = tensor
+    content["state"] = kept
     optimizer.load_state_dict(content)

@@ -1,4 +1,4 @@
-"""Small labelled images, and trainings of seconds on them: red and blue boxes to find, colours to tell apart."""
+"""Small labelled images and training jobs of seconds: red and blue boxes to detect, colours to classify."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ import pytest
 from PIL import Image
 
 from batchtag.config.training import TrainSpec, with_absolute_uris
-from batchtag.datasets.validate import CheckedData, read_data
+from batchtag.datasets.validate import CheckedData, read_checked_data
 from batchtag.decoding.decoder import DecodeRules
-from batchtag.training.loop import Place, Worker
-from batchtag.training.plan import News, TrainPlan, plan_training
+from batchtag.training.events import TrainingEvent
+from batchtag.training.loop import TrainingProcess
+from batchtag.training.plan import TrainPlan, plan_training
+from batchtag.training.process_group import ProcessGroup
 
 COLOURS = {"blue": (40, 60, 220), "red": (220, 40, 40)}
-SIDE = 96
+SIDE_PX = 96
 
 
 def draw_boxes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
-    """Images of one to three coloured boxes on noise, and instances.json beside them."""
+    """Write images of one to three coloured boxes on noise, and instances.json beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     dice = np.random.default_rng(seed)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(num_images):
-        pixels = dice.integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8)
+        pixels = dice.integers(90, 160, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
         for _ in range(int(dice.integers(1, 4))):
             label = int(dice.integers(2))
-            x, y = (int(v) for v in dice.integers(2, SIDE - 42, 2))
+            x, y = (int(v) for v in dice.integers(2, SIDE_PX - 42, 2))
             w, h = (int(v) for v in dice.integers(20, 40, 2))
             pixels[y : y + h, x : x + w] = list(COLOURS.values())[label]
             annotations.append(
@@ -46,7 +48,7 @@ def draw_boxes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
             )
         name = f"{number:03d}.png"
         Image.fromarray(pixels).save(folder / name)
-        images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+        images.append({"id": number, "file_name": name, "width": SIDE_PX, "height": SIDE_PX})
     categories = [{"id": i, "name": name} for i, name in enumerate(COLOURS)]
     ground_truth = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(ground_truth))
@@ -54,7 +56,7 @@ def draw_boxes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
 
 
 def draw_classes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
-    """A folder of noisy images for each colour."""
+    """Write a folder of noisy images for each colour."""
     dice = np.random.default_rng(seed)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def draw_classes(folder: Path, *, num_images: int, seed: int = 0) -> Path:
 
 
 def detection_job(folder: Path, out: Path, **train: Any) -> dict[str, Any]:
-    """A training job of seconds on `draw_boxes`."""
+    """Return a training job of seconds on `draw_boxes`."""
     return {
         "version": 1,
         "data": {
@@ -82,7 +84,7 @@ def detection_job(folder: Path, out: Path, **train: Any) -> dict[str, Any]:
 
 
 def classification_job(folder: Path, out: Path, **train: Any) -> dict[str, Any]:
-    """A training job of seconds on `draw_classes`."""
+    """Return a training job of seconds on `draw_classes`."""
     return {
         "version": 1,
         "data": {"train": {"kind": "folders", "uri": str(folder)}, "val": {"kind": "holdout", "share": 0.25}},
@@ -94,20 +96,29 @@ def classification_job(folder: Path, out: Path, **train: Any) -> dict[str, Any]:
     }
 
 
-def data_of(content: dict[str, Any]) -> CheckedData:
-    spec = with_absolute_uris(TrainSpec.model_validate(content))
-    return read_data(spec.data, rules=DecodeRules(), threads=2)
+def read_job_data(job: dict[str, Any]) -> CheckedData:
+    spec = with_absolute_uris(TrainSpec.model_validate(job))
+    return read_checked_data(spec.data, rules=DecodeRules(), threads=2)
 
 
-def plan_of(content: dict[str, Any]) -> TrainPlan:
-    spec = with_absolute_uris(TrainSpec.model_validate(content))
-    return plan_training(spec, data_of(content), use_gpu=False, cores=1)
+def plan_job(job: dict[str, Any], *, cores: int = 1) -> TrainPlan:
+    spec = with_absolute_uris(TrainSpec.model_validate(job))
+    return plan_training(spec, read_job_data(job), use_gpu=False, cores=cores)
 
 
-def worker_of(content: dict[str, Any], *, tell: Callable[[News], None] = lambda news: None) -> Worker:
-    """A training process without Ray."""
-    place = Place(rank=0, ranks=1, device="cpu")
-    return Worker(plan_of(content), place, wrap=lambda network: network, tell=tell)
+def make_process(
+    job: dict[str, Any], *, cores: int = 1, on_event: Callable[[TrainingEvent], None] = lambda event: None
+) -> TrainingProcess:
+    """Make a training process without Ray."""
+    group = ProcessGroup(rank=0, num_processes=1, device="cpu")
+    return TrainingProcess(plan_job(job, cores=cores), group, wrap=lambda network: network, on_event=on_event)
+
+
+def train(process: TrainingProcess) -> TrainingProcess:
+    """Run all epochs that remain."""
+    while not process.state.is_over:
+        process.run_epoch()
+    return process
 
 
 @pytest.fixture(scope="session")

@@ -1,45 +1,48 @@
-"""What a person hears of a training."""
+"""The lines that a training prints."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 
-from batchtag.runs.progress import Progress
-from batchtag.training.plan import News
-from batchtag.training.progress import TrainingStory
+from batchtag.runs.progress import ProgressDisplay
+from batchtag.training.events import EpochDone, TrainingEvent, TrainingStarted
+from batchtag.training.progress import TrainingProgress
 
-EPOCH: News = {"kind": "epoch", "epoch": 1, "loss": 0.5, "AP": 0.25, "seconds": 3.0, "best_epoch": 1, "is_last": False}
-
-
-def told(*news: News) -> tuple[str, TrainingStory]:
-    """What is printed on a stream that is no terminal, and the story that knows the rest."""
-    said = io.StringIO()
-    with Progress(Console(file=said, width=200)) as progress:
-        story = TrainingStory(progress, epochs=3)
-        for one in news:
-            story.hear(one)
-    return said.getvalue(), story
+STARTED = TrainingStarted(epochs_done=0, history=[], num_loaded_tensors=0, new_tensors=())
 
 
-def begin(**more: object) -> News:
-    return {"kind": "begin", "epochs_done": 0, "history": [], "num_taken": 0, "left": (), **more}
+def epoch_done(*, is_last: bool = False, **metrics: Any) -> EpochDone:
+    return EpochDone(entry={"epoch": 1, "loss": 0.5, "seconds": 3.0, **metrics}, best_epoch=1, is_last=is_last)
 
 
-def test_what_could_not_be_taken_from_the_weights_it_starts_from_is_named() -> None:
-    said, _ = told(begin(num_taken=290, left=("head.cls.weight", "head.cls.bias", "head.box.weight")))
-    assert said == "290 tensors come from the weights it starts from; new are head.box, head.cls\n"
-    assert told(begin())[0] == ""
+def follow(*events: TrainingEvent) -> tuple[str, TrainingProgress]:
+    """Return what is printed where stderr is not a terminal, and the progress after the events."""
+    stderr = io.StringIO()
+    with ProgressDisplay(Console(file=stderr, width=200)) as display:
+        progress = TrainingProgress(display, num_epochs=3)
+        for event in events:
+            progress.on_event(event)
+    return stderr.getvalue(), progress
 
 
-def test_an_epoch_that_came_again_after_a_death_stands_in_the_history_once() -> None:
-    said, story = told(begin(), EPOCH, begin(epochs_done=1, history=[]), EPOCH | {"AP": 0.3})
-    assert "going on after epoch 1 of 3" in said
-    assert [entry["AP"] for entry in story.history] == [0.3]
+def test_parts_of_the_network_that_the_starting_weights_do_not_have_are_named() -> None:
+    new_tensors = ("head.cls.weight", "head.cls.bias", "head.box.weight")
+    printed, _ = follow(replace(STARTED, num_loaded_tensors=290, new_tensors=new_tensors))
+    assert printed == "290 tensors loaded from the starting weights; new and random: head.box, head.cls\n"
+    assert follow(STARTED)[0] == ""
 
 
-def test_a_training_that_stops_early_says_which_epoch_stays_the_best() -> None:
-    said, _ = told(begin(), EPOCH | {"is_last": True})
-    assert "epoch   1 of 3  loss 0.5000  AP 0.250  3 s (best so far)" in said
-    assert "stopping early: epoch 1 stays the best" in said
+def test_an_epoch_that_is_trained_again_after_a_restart_is_in_the_history_once() -> None:
+    printed, progress = follow(STARTED, epoch_done(AP=0.25), replace(STARTED, epochs_done=1), epoch_done(AP=0.3))
+    assert "continuing after epoch 1 of 3" in printed
+    assert [entry["AP"] for entry in progress.history] == [0.3]
+
+
+def test_a_training_that_stops_early_says_which_epoch_remains_the_best() -> None:
+    printed, _ = follow(STARTED, epoch_done(AP=0.25, is_last=True))
+    assert "epoch   1 of 3  loss 0.5000  AP 0.250  3 s (best so far)" in printed
+    assert "stopping early: epoch 1 remains the best" in printed

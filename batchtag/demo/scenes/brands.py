@@ -1,7 +1,7 @@
-"""The eight invented brands: colours, an emblem and a printed word each, and what they look like on a label.
+"""The eight invented brands: their colours, emblem and printed word, and how these look on a label.
 
-Two pairs share a body colour (tavo and pirro are red, oruna and nubi are blue), so colour alone does not tell all of
-them apart. The words mean nothing and are set in the font that Pillow carries, so no font file is needed.
+Two pairs share a body colour (tavo and pirro are red, oruna and nubi are blue), so colour alone does not distinguish
+all of them. The words mean nothing. They are set in the font that is part of Pillow, so no font file is needed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Outline = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Brand:
-    """How one brand prints: `body` is its colour, `panel` the label's ground, `ink` the word, `mark` the emblem.
+    """One brand. Colours: `body` of the product, `panel` behind the print, `ink` of the word, `mark` of the emblem.
 
-    `emblem` holds closed outlines, each (N, 2) float64 in a square from -1 to 1, y downwards.
+    `emblem` has closed outlines, each (N, 2) float64 in a square from -1 to 1, y downwards.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Brand:
     emblem: tuple[Outline, ...]
 
 
-def _turn(num: int, *, start: float = 0.0) -> NDArray[np.float64]:
+def _angles(num: int, *, start: float = 0.0) -> NDArray[np.float64]:
     return start + np.linspace(0, 2 * np.pi, num, endpoint=False)
 
 
@@ -41,13 +41,13 @@ def _points(x: NDArray[np.float64], y: NDArray[np.float64]) -> Outline:
 
 
 def _star() -> tuple[Outline, ...]:
-    angle = _turn(10, start=-np.pi / 2)
+    angle = _angles(10, start=-np.pi / 2)
     radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
     return (_points(radius * np.cos(angle), radius * np.sin(angle)),)
 
 
 def _heart() -> tuple[Outline, ...]:
-    angle = _turn(40)
+    angle = _angles(40)
     y = 13 * np.cos(angle) - 5 * np.cos(2 * angle) - 2 * np.cos(3 * angle) - np.cos(4 * angle)
     return (_points(np.sin(angle) ** 3, -(y + 2.5) / 15),)
 
@@ -62,8 +62,8 @@ def _waves() -> tuple[Outline, ...]:
 def _leaf() -> tuple[Outline, ...]:
     x = np.linspace(-1, 1, 15)
     belly = 0.62 * (1 - x**2)
-    turned = [(belly, -0.06), (-belly, 0.06)]
-    return tuple(_points((x + y + gap) * 0.72, (y + gap - x) * 0.72) for y, gap in turned)
+    sides = [(belly, -0.06), (-belly, 0.06)]
+    return tuple(_points((x + y + gap) * 0.72, (y + gap - x) * 0.72) for y, gap in sides)
 
 
 def _bolt() -> tuple[Outline, ...]:
@@ -79,9 +79,9 @@ def _moon() -> tuple[Outline, ...]:
 
 
 def _sun() -> tuple[Outline, ...]:
-    disc = _turn(24)
+    disc = _angles(24)
     rays = []
-    for angle in _turn(8):
+    for angle in _angles(8):
         side, tip = np.array([angle - 0.28, angle + 0.28]), np.array([angle])
         rays.append(_points(*(np.concatenate([0.62 * f(side), f(tip)]) for f in (np.cos, np.sin))))
     return (_points(0.5 * np.cos(disc), 0.5 * np.sin(disc)), *rays)
@@ -128,11 +128,11 @@ BRANDS = (
 
 
 @lru_cache(maxsize=64)
-def print_plates(brand: Brand, layout: str) -> tuple[Image.Image, Image.Image]:
-    """Where the emblem and where the word puts ink, as two L masks of one size, large, to be scaled down.
+def draw_print_plates(brand: Brand, layout: str) -> tuple[Image.Image, Image.Image]:
+    """Draw the emblem and the word as two L masks of one size, larger than needed, to be scaled down.
 
-    `layout`: `stacked` is 200 x 160 with the emblem above the word, `wide` 300 x 100 with it before the word, `tall`
-    100 x 300 with the word turned upwards. Cached, so never draw on them.
+    `layout`: `stacked` is 200 x 160 with the emblem above the word, `wide` is 300 x 100 with the emblem before it,
+    `tall` is 100 x 300 with the word rotated upwards. The masks are cached, so never draw on them.
     """
     match layout:
         case "tall":
@@ -161,7 +161,7 @@ def _emblem(brand: Brand, size: tuple[int, int], centre: tuple[int, int], radius
 
 
 def _word(text: str, width: int, height: int) -> Image.Image:
-    """The word in the middle of width x height, as large as its proportions allow."""
+    """Draw the word in the middle of width x height pixels, as large as its proportions allow."""
     font = ImageFont.load_default(120)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text, stroke_width=5))
     large = Image.new("L", (right - left, bottom - top))

@@ -1,7 +1,7 @@
-"""Scenes as files: images with their truth in COCO JSON, and crops in a folder per brand.
+"""Scenes as files: images with their ground truth as COCO JSON, and crops in a folder for each brand.
 
-Images are as a bucket has them: JPEG of several qualities, some PNG, some stored turned with an EXIF orientation. The
-truth speaks of the image as displayed, which is the frame our decode gives.
+The files vary as in a real bucket: JPEG of several qualities, some PNG, some stored rotated with an EXIF orientation.
+The ground truth is in pixels of the displayed image, which is what our decoder returns.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from batchtag.demo.scenes.shapes import SHAPES
 INSTANCES = "instances.json"
 IMAGES = "images"
 _ORIENTATION = 0x0112
-_STORED_TURNED = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+_STORED_ROTATION = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def write_scenes(folder: Path, *, num_images: int, seed: int, broken: bool = False) -> None:
-    """Scenes 0 to `num_images` - 1 of `seed` into `folder`/images and their truth into `folder`/instances.json.
+    """Write scenes 0 to `num_images` - 1 of `seed` into `folder`/images, and their ground truth into
+    `folder`/instances.json.
 
-    COCO: a category per shape, ids from 1; every annotation says its brand and visible share in `attributes`. `broken`
-    adds two files that are no images and not in the truth: cut-off.jpg and not-a-image.jpg. Scenes drawn there
-    before are removed, so that images and truth are of one drawing.
+    The COCO file has one category for each shape, with ids from 1. Each annotation has its brand and its visible share
+    in `attributes`. `broken` adds two files that cannot be decoded and are not in the ground truth: cut-off.jpg and
+    not-an-image.jpg. Scenes of an earlier call are removed, so that images and ground truth belong together.
     """
     images_folder = folder / IMAGES
     images_folder.mkdir(parents=True, exist_ok=True)
-    for earlier in images_folder.glob("shelf-[0-9]*.*"):
-        earlier.unlink()
+    for earlier_image in images_folder.glob("shelf-[0-9]*.*"):
+        earlier_image.unlink()
     ids = {shape.name: number for number, shape in enumerate(SHAPES, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -51,68 +52,68 @@ def write_scenes(folder: Path, *, num_images: int, seed: int, broken: bool = Fal
 
 
 def write_crops(folder: Path, *, num_images: int, seed: int) -> None:
-    """Every product of scenes 0 to `num_images` - 1 of `seed` cut out, as JPEG, in `folder`/<brand>/.
+    """Write every product of scenes 0 to `num_images` - 1 of `seed` as a JPEG crop into `folder`/<brand>/.
 
-    The boxes are the true ones, each edge moved by up to 6 % of the side, as a detector's boxes are. Take a new folder:
-    crops that lie there already would be taken for more of the same.
+    Each edge of the true box is moved by up to 6 % of its side, because a detector's boxes are not exact either. Use a
+    new folder, because crops of earlier calls are not removed.
     """
     for number in range(num_images):
-        scene, dice = draw_scene(seed, number), np.random.default_rng([seed, number, 2])
+        scene, rng = draw_scene(seed, number), np.random.default_rng([seed, number, 2])
         image = Image.fromarray(scene.pixels)
-        for index, thing in enumerate(scene.objects):
-            into = folder / thing.brand
-            into.mkdir(parents=True, exist_ok=True)
-            crop = image.crop(_jittered(thing.box_xyxy, image.size, dice))
-            crop.save(into / f"{thing.shape}-{number:04d}-{index:02d}.jpg", quality=int(dice.integers(70, 95)))
+        for index, obj in enumerate(scene.objects):
+            brand_folder = folder / obj.brand
+            brand_folder.mkdir(parents=True, exist_ok=True)
+            crop = image.crop(_move_edges(obj.box_xyxy, image.size, rng))
+            crop.save(brand_folder / f"{obj.shape}-{number:04d}-{index:02d}.jpg", quality=int(rng.integers(70, 95)))
 
 
-def true_inventory(folder: Path) -> Counter[tuple[str, str]]:
-    """How many of each (shape, brand) are on the images that `write_scenes` wrote to `folder`."""
+def read_true_inventory(folder: Path) -> Counter[tuple[str, str]]:
+    """Count the products of each (shape, brand) on the images that `write_scenes` wrote to `folder`."""
     ground_truth = json.loads((folder / INSTANCES).read_text())
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    return Counter((names[each["category_id"]], each["attributes"]["brand"]) for each in ground_truth["annotations"])
+    return Counter((names[row["category_id"]], row["attributes"]["brand"]) for row in ground_truth["annotations"])
 
 
-def _jittered(
-    box_xyxy: tuple[float, float, float, float], size: tuple[int, int], dice: np.random.Generator
+def _move_edges(
+    box_xyxy: tuple[float, float, float, float], size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
     x_min, y_min, x_max, y_max = box_xyxy
-    by_x, by_y = (x_max - x_min) * dice.uniform(-0.06, 0.06, 2), (y_max - y_min) * dice.uniform(-0.06, 0.06, 2)
+    by_x, by_y = (x_max - x_min) * rng.uniform(-0.06, 0.06, 2), (y_max - y_min) * rng.uniform(-0.06, 0.06, 2)
     left, top = max(0, round(x_min + by_x[0])), max(0, round(y_min + by_y[0]))
     return left, top, min(size[0], round(x_max + by_x[1])), min(size[1], round(y_max + by_y[1]))
 
 
 def _annotations(scene: Scene, *, image_id: int, first_id: int, ids: dict[str, int]) -> list[dict[str, Any]]:
     rows = []
-    for offset, thing in enumerate(scene.objects):
-        x_min, y_min, x_max, y_max = thing.box_xyxy
+    for offset, obj in enumerate(scene.objects):
+        x_min, y_min, x_max, y_max = obj.box_xyxy
         wide, high = x_max - x_min, y_max - y_min
         rows.append(
             {
                 "id": first_id + offset,
                 "image_id": image_id,
-                "category_id": ids[thing.shape],
+                "category_id": ids[obj.shape],
                 "bbox": [x_min, y_min, wide, high],
                 "area": wide * high,
                 "iscrowd": 0,
-                "attributes": {"brand": thing.brand, "visible_share": round(thing.visible_share, 3)},
+                "attributes": {"brand": obj.brand, "visible_share": round(obj.visible_share, 3)},
             }
         )
     return rows
 
 
-def _save(scene: Scene, images: Path, number: int, dice: np.random.Generator) -> str:
-    """The name of the file: a JPEG mostly, one in sixteen a PNG, one in eight stored turned."""
-    image, kind, quality = Image.fromarray(scene.pixels), dice.random(), int(dice.integers(60, 93))
+def _save(scene: Scene, images: Path, number: int, rng: np.random.Generator) -> str:
+    """Save an image and return its file name: one in sixteen is a PNG, one in eight a rotated JPEG, others JPEG."""
+    image, kind, quality = Image.fromarray(scene.pixels), rng.random(), int(rng.integers(60, 93))
     name = f"shelf-{number:04d}.jpg"
     if kind < 1 / 16:
         name = f"shelf-{number:04d}.png"
         image.save(images / name, compress_level=1)
     elif kind < 3 / 16:
-        orientation = 6 if dice.random() < 0.5 else 8
+        orientation = 6 if rng.random() < 0.5 else 8
         exif = Image.Exif()
         exif[_ORIENTATION] = orientation
-        image.transpose(_STORED_TURNED[orientation]).save(images / name, quality=quality, exif=exif)
+        image.transpose(_STORED_ROTATION[orientation]).save(images / name, quality=quality, exif=exif)
     else:
         image.save(images / name, quality=quality)
     return name
@@ -123,4 +124,4 @@ def _save_broken(images: Path, scene: Scene) -> None:
     Image.fromarray(scene.pixels).save(cut_off, quality=90)
     whole = cut_off.read_bytes()
     cut_off.write_bytes(whole[: len(whole) // 2])
-    (images / "not-a-image.jpg").write_text("<html>503 Service Unavailable</html>")
+    (images / "not-an-image.jpg").write_text("<html>503 Service Unavailable</html>")

@@ -1,4 +1,4 @@
-"""What stands among or before products and is none: plants, cartons, signs, uprights and hands, as sprites."""
+"""Sprites of things that are not products but stand among them or hide them: plants, trays, signs, poles, hands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from batchtag.demo.scenes.brands import Colour
-from batchtag.demo.scenes.furniture import PAPERS, SAYINGS, WOODS, shade, typeface
+from batchtag.demo.scenes.furniture import PAPERS, SLOGANS, WOODS, load_font, shade
 from batchtag.demo.scenes.products import Sprite
 
 _CARDBOARD: Colour = (178, 140, 96)
@@ -17,7 +17,7 @@ _SLEEVES: tuple[Colour, ...] = ((60, 70, 110), (150, 40, 50), (220, 220, 216), (
 
 
 class _Stencil:
-    """Draws the same thing in colour and, white, into the mask, twice as large as the sprite will be."""
+    """Draws every shape twice: in colour, and in white on the mask. Both are twice as large as the sprite will be."""
 
     def __init__(self, width: float, height: float) -> None:
         size = (2 * max(4, round(width)), 2 * max(4, round(height)))
@@ -34,7 +34,7 @@ class _Stencil:
         self._cut.rounded_rectangle(box, radius=radius, fill=255)
 
     def line(self, ends: tuple[float, float, float, float], width: float, colour: Colour) -> None:
-        """A stroke with a round far end."""
+        """Draw a line with a round end."""
         x, y, half = ends[2], ends[3], width / 2
         for board, fill in ((self.ink, colour), (self._cut, 255)):
             board.line(ends, fill=fill, width=round(width))
@@ -44,56 +44,56 @@ class _Stencil:
         return Sprite(pixels=self._pixels.reduce(2), mask=self._mask.reduce(2))
 
 
-def plant(height: float, dice: np.random.Generator) -> Sprite:
-    """A flower pot."""
-    stencil = _Stencil(height * dice.uniform(0.7, 0.9), height)
+def draw_plant(height: float, rng: np.random.Generator) -> Sprite:
+    """Draw a plant in a flower pot."""
+    stencil = _Stencil(height * rng.uniform(0.7, 0.9), height)
     wide, high = stencil.size
-    for angle in np.linspace(-2.9, -0.24, int(dice.integers(7, 12))):
+    for angle in np.linspace(-2.9, -0.24, int(rng.integers(7, 12))):
         tip_x, tip_y = wide * (0.5 + 0.42 * np.cos(angle)), high * (0.58 + 0.5 * np.sin(angle))
-        broad = wide * dice.uniform(0.1, 0.2)
-        stencil.line((wide / 2, high * 0.62, float(tip_x), float(tip_y)), broad, shade(_LEAF, dice.uniform(0.6, 1.4)))
-    clay = shade(_CLAY, dice.uniform(0.8, 1.15))
+        broad = wide * rng.uniform(0.1, 0.2)
+        stencil.line((wide / 2, high * 0.62, float(tip_x), float(tip_y)), broad, shade(_LEAF, rng.uniform(0.6, 1.4)))
+    clay = shade(_CLAY, rng.uniform(0.8, 1.15))
     stencil.polygon([(wide * 0.2, high * 0.6), (wide * 0.8, high * 0.6), (wide * 0.7, high), (wide * 0.3, high)], clay)
     stencil.ink.rectangle((wide * 0.2, high * 0.6, wide * 0.8, high * 0.67), fill=shade(clay, 0.8))
     return stencil.sprite()
 
 
-def tray(width: float, height: float, dice: np.random.Generator) -> Sprite:
-    """The open carton that products were delivered in: its front, before their feet."""
+def draw_tray(width: float, height: float, rng: np.random.Generator) -> Sprite:
+    """Draw the front of the open carton in which products were delivered; it hides their lowest part."""
     stencil = _Stencil(width, height)
     wide, high = stencil.size
-    colour = shade(_CARDBOARD, dice.uniform(0.7, 1.15))
+    colour = shade(_CARDBOARD, rng.uniform(0.7, 1.15))
     stencil.rounded((0, 0, wide, high), 0, colour)
     stencil.ink.line((0, 0, wide, 0), fill=shade(colour, 1.3), width=4)
     stencil.ink.line((wide / 3, high * 0.6, wide * 2 / 3, high * 0.6), fill=shade(colour, 0.7), width=4)
     return stencil.sprite()
 
 
-def sign(dice: np.random.Generator) -> Sprite:
-    """A round or square offer that hangs before the products."""
-    stencil = _Stencil(*[dice.uniform(30, 55)] * 2)
+def draw_sign(rng: np.random.Generator) -> Sprite:
+    """Draw a round or square sign that hangs in front of the products."""
+    stencil = _Stencil(*[rng.uniform(30, 55)] * 2)
     side = stencil.size[0]
-    paper, saying = PAPERS[dice.integers(len(PAPERS))], SAYINGS[dice.integers(len(SAYINGS))]
-    stencil.rounded((1, 1, side - 2, side - 2), side / 2 if dice.random() < 0.6 else 0, paper)
+    paper, slogan = PAPERS[rng.integers(len(PAPERS))], SLOGANS[rng.integers(len(SLOGANS))]
+    stencil.rounded((1, 1, side - 2, side - 2), side / 2 if rng.random() < 0.6 else 0, paper)
     ink = (250, 250, 250) if sum(paper) < 420 else (30, 30, 30)
-    stencil.ink.text((side / 2, side / 2), saying, font=typeface(round(side / 4.5)), fill=ink, anchor="mm")
+    stencil.ink.text((side / 2, side / 2), slogan, font=load_font(round(side / 4.5)), fill=ink, anchor="mm")
     return stencil.sprite()
 
 
-def pole(height: int, dice: np.random.Generator) -> Sprite:
-    """An upright of the shelf, from top to bottom of the image."""
-    across = np.linspace(-1, 1, round(dice.uniform(8, 20)))
-    wood = np.array(WOODS[dice.integers(len(WOODS))])
+def draw_pole(height: int, rng: np.random.Generator) -> Sprite:
+    """Draw an upright of the shelf, from the top of the image to its bottom."""
+    across = np.linspace(-1, 1, round(rng.uniform(8, 20)))
+    wood = np.array(WOODS[rng.integers(len(WOODS))])
     row = np.clip(wood * (1.05 - 0.5 * np.abs(across - 0.2))[:, None], 0, 255).astype(np.uint8)
     pixels = Image.fromarray(np.repeat(row[None], height, axis=0))
     return Sprite(pixels=pixels, mask=Image.new("L", pixels.size, 255))
 
 
-def hand(dice: np.random.Generator) -> Sprite:
-    """An arm that reaches upwards into the shelf, fingers at the upper end."""
-    stencil = _Stencil(dice.uniform(40, 55), dice.uniform(140, 200))
+def draw_hand(rng: np.random.Generator) -> Sprite:
+    """Draw an arm that reaches up into the shelf, with the fingers at the upper end."""
+    stencil = _Stencil(rng.uniform(40, 55), rng.uniform(140, 200))
     wide = stencil.size[0]
-    skin, sleeve = _SKINS[dice.integers(len(_SKINS))], _SLEEVES[dice.integers(len(_SLEEVES))]
+    skin, sleeve = _SKINS[rng.integers(len(_SKINS))], _SLEEVES[rng.integers(len(_SLEEVES))]
     stencil.rounded((wide * 0.3, wide, wide * 0.72, stencil.size[1]), wide * 0.1, skin)
     stencil.line((wide * 0.3, wide * 1.1, wide * 0.09, wide * 0.75), wide * 0.16, shade(skin, 0.93))
     stencil.rounded((wide * 0.18, wide * 0.62, wide * 0.84, wide * 1.35), wide * 0.2, skin)

@@ -1,9 +1,9 @@
-"""One shelf scene with its truth: what stands where, how much of it shows, and the pixels.
+"""One shelf scene with its ground truth: the position of every product, its visible share, and the pixels.
 
-Everything is placed before anything is painted. What would show less than `MIN_VISIBLE` of itself is left out of the
-image, so that every product one can see is a true object and the other way round. The true box is what a careful
-annotator draws: round the part that shows, as COCO and VOC do, not round what must be behind. (With boxes round the
-whole product a hidden edge would have to be guessed, and AP would measure the guessing.)
+Everything is placed before anything is painted. A product of which less than `MIN_VISIBLE` would be visible is left out
+of the image, so that every visible product is a true object, and every true object is visible. The true box is what a
+careful annotator draws: around the visible part, as in COCO and VOC. (With boxes around the whole product, a model
+would have to guess hidden edges, and AP would measure the guesses.)
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from batchtag.demo.scenes.camera import photograph
-from batchtag.demo.scenes.furniture import empty_shelf
-from batchtag.demo.scenes.stocking import Placed, stock
+from batchtag.demo.scenes.furniture import draw_empty_shelf
+from batchtag.demo.scenes.stocking import Placed, place_products
 from batchtag.errors import UsageError
 
 MIN_VISIBLE = 0.35
-"""The share of a product that must show. Below it brand and shape are a guess for a person too."""
+"""Smallest visible share of a labelled product. Below it, people too can only guess brand and shape."""
 
-_SIZES = ((640, 480), (640, 480), (480, 360), (600, 450), (640, 427), (480, 640), (360, 480), (450, 600))
+_IMAGE_SIZES = ((640, 480), (640, 480), (480, 360), (600, 450), (640, 427), (480, 640), (360, 480), (450, 600))
 _SLIVER = 0.04
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Thing:
-    """One true object: `box_xyxy` in whole pixels of the image round what shows; `visible_share` in (0, 1]."""
+class SceneObject:
+    """One labelled product. `box_xyxy`, in whole pixels, is around its visible part; `visible_share` is in (0, 1]."""
 
     shape: str
     brand: str
@@ -38,34 +38,34 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """An image, `pixels` (H, W, 3) uint8 RGB, and every product on it, in the order they were painted."""
+    """One image, `pixels` (H, W, 3) uint8 RGB, and every product on it, in the order of painting."""
 
     pixels: NDArray[np.uint8]
-    objects: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
 
 
 def draw_scene(seed: int, number: int) -> Scene:
-    """Image `number` of the endless set that `seed` names: always the same one, whatever else is drawn.
+    """Draw image `number` of the endless set of `seed`. It does not depend on which other images are drawn.
 
-    The same pixels on one version of Pillow and numpy. Raises UsageError for a negative seed or number. Needs some
-    30 ms of one core.
+    The pixels are the same for the same versions of Pillow and numpy. Raises UsageError for a negative seed or number.
+    Takes about 30 ms of one core.
     """
     if seed < 0 or number < 0:
         raise UsageError(f"scenes: seed is {seed} and number is {number}; both must be 0 or more")
-    dice = np.random.default_rng([seed, number])
-    width, height = _SIZES[dice.integers(len(_SIZES))]
-    shelf = empty_shelf(width, height, dice)
-    wanted = stock(shelf, dice)
+    rng = np.random.default_rng([seed, number])
+    width, height = _IMAGE_SIZES[rng.integers(len(_IMAGE_SIZES))]
+    shelf = draw_empty_shelf(width, height, rng)
+    wanted = place_products(shelf, rng)
     shares = _shares(wanted, _owners(wanted, width, height))
     placed = [each for each, share in zip(wanted, shares, strict=True) if not each.product or share >= MIN_VISIBLE]
     image = shelf.image
     for each in placed:
         _paint(image, each)
-    return Scene(pixels=photograph(image, dice), objects=_ground_truth(placed, _owners(placed, width, height)))
+    return Scene(pixels=photograph(image, rng), objects=_ground_truth(placed, _owners(placed, width, height)))
 
 
 def _owners(placed: list[Placed], width: int, height: int) -> NDArray[np.intp]:
-    """(H, W): for each pixel which one of `placed` shows there, counted from 1; 0 is the shelf."""
+    """Return (H, W): for each pixel the visible one of `placed`, counted from 1; 0 is the shelf."""
     owners = np.zeros((height, width), np.intp)
     for number, each in enumerate(placed, start=1):
         solid, (top, left) = _solid(each), (max(0, -each.y), max(0, -each.x))
@@ -79,7 +79,7 @@ def _solid(placed: Placed) -> NDArray[np.bool_]:
 
 
 def _shares(placed: list[Placed], owners: NDArray[np.intp]) -> list[float]:
-    """How much of each shows in the image, 0 to 1; what the image's edge cuts off counts as hidden."""
+    """Return the visible share of each, 0 to 1. Parts outside the image count as hidden."""
     shown = np.bincount(owners.ravel(), minlength=len(placed) + 1)[1:].tolist()
     return [part / max(1, int(_solid(each).sum())) for part, each in zip(shown, placed, strict=True)]
 
@@ -91,26 +91,27 @@ def _paint(image: Image.Image, placed: Placed) -> None:
     image.paste(placed.sprite.pixels, (placed.x, placed.y), placed.sprite.mask)
 
 
-def _ground_truth(placed: list[Placed], owners: NDArray[np.intp]) -> tuple[Thing, ...]:
-    things = []
+def _ground_truth(placed: list[Placed], owners: NDArray[np.intp]) -> tuple[SceneObject, ...]:
+    objects = []
     for number, (each, share) in enumerate(zip(placed, _shares(placed, owners), strict=True), start=1):
         if each.product is None:
             continue
         left, top = max(0, each.x), max(0, each.y)
         own = owners[top : each.y + each.sprite.height, left : each.x + each.sprite.width] == number
         (x_min, x_max), (y_min, y_max) = _extent(own.sum(axis=0)), _extent(own.sum(axis=1))
-        things.append(
-            Thing(
+        objects.append(
+            SceneObject(
                 shape=each.product.shape.name,
                 brand=each.product.brand.name,
                 box_xyxy=(float(left + x_min), float(top + y_min), float(left + x_max), float(top + y_max)),
                 visible_share=share,
             )
         )
-    return tuple(things)
+    return tuple(objects)
 
 
 def _extent(counts: NDArray[np.intp]) -> tuple[int, int]:
-    """From where to where something shows, but for rims of slivers that nobody would draw a box around."""
+    """Return the first and last (exclusive) visible position, without slivers at the edges that an annotator would
+    ignore."""
     enough = np.flatnonzero(counts >= max(1, _SLIVER * counts.max()))
     return int(enough[0]), int(enough[-1]) + 1

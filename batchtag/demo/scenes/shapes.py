@@ -1,20 +1,20 @@
-"""The six shapes a product may have, as a table: a silhouette from top to bottom, proportions, where it is printed."""
+"""The six shapes of products, as a table: silhouette from top to bottom, proportions, and position of the print."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 Profile = tuple[tuple[float, float], ...]
-"""(share of the height from the top, share of the full width) at each bend, and straight between them."""
+"""(share of the height from the top, share of the full width) at each bend; the silhouette is straight between them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """What all products of one shape have in common.
+    """The common properties of all products of one shape.
 
-    `aspect` is width by height and `stature` the height by that of the room above the board, each from and to.
-    `label` is top, bottom and width of the printed part as shares; `lid` where the lid ends, as a share of the height;
-    `round` how much of a cylinder it is, 0 to 1.
+    Ranges (from, to): `aspect` is width / height, `stature` is height / clearance above the board. `label` has top,
+    bottom and width of the printed part as shares. `lid` is the lower end of the lid as a share of the height. `round`
+    is 1 for a cylinder and 0 for a flat face.
     """
 
     name: str
