@@ -1,4 +1,4 @@
-"""The files that make clusters are what Ray and KubeRay accept, secure by default, and of one Ray version."""
+"""The files that start clusters are accepted by Ray and KubeRay, are secure by default, and name one version of Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from batchtag.cluster.jobs import _job
+from batchtag.cluster.jobs import parse_job
 from batchtag.cluster.submission import make_submission
 from batchtag.config.job import make_spec
 
@@ -40,24 +40,26 @@ RAYJOB_FIELDS = {
         *("resources", "labels", "rayStartParams", "template", "scaleStrategy"),
     },
 }
-"""Of ray.io/v1, as KubeRay's `rayjob_types.go` and `raycluster_types.go` publish them."""
-RESOLUTIONS = "and CUDA 13 of requirements.lock needs 580 or newer. Set ImageId"
+"""Fields of ray.io/v1 by part, as KubeRay's `rayjob_types.go` and `raycluster_types.go` publish them."""
+DRIVER_NEEDED = "and CUDA 13 of requirements.lock needs 580 or newer. Set ImageId"
 
 
-def ray_of_the_lock() -> str:
-    found = re.search(r"^ray(?:\[[a-z,]+\])?==([\d.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    assert found
-    return found[1]
+def read_locked_ray_version() -> str:
+    match = re.search(r"^ray(?:\[[a-z,]+\])?==([\d.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert match
+    return match[1]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> dict[str, Any]:
+    """The content of cluster.yaml."""
     content: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     return content
 
 
 @pytest.fixture(scope="module")
 def rayjob() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two documents of deploy/rayjob.yaml: the ConfigMap with the job, and the RayJob."""
     config, job = yaml.safe_load_all((ROOT / "deploy" / "rayjob.yaml").read_text())
     return config, job
 
@@ -68,7 +70,7 @@ def test_ray_accepts_the_cluster_file(cluster: dict[str, Any]) -> None:
     validate_config(prepare_config(cluster))
 
 
-def test_the_cluster_grows_spot_machines_of_several_kinds_and_its_head_does_no_work(cluster: dict[str, Any]) -> None:
+def test_the_cluster_adds_spot_machines_of_several_kinds_and_its_head_does_no_work(cluster: dict[str, Any]) -> None:
     kinds = cluster["available_node_types"]
     assert kinds[cluster["head_node_type"]]["resources"] == {"CPU": 0}
     workers = {name: kind for name, kind in kinds.items() if name != cluster["head_node_type"]}
@@ -79,7 +81,7 @@ def test_the_cluster_grows_spot_machines_of_several_kinds_and_its_head_does_no_w
     assert cluster["max_workers"] == sum(kind["max_workers"] for kind in workers.values())
 
 
-def test_the_cluster_asks_for_a_token_keeps_its_dashboard_private_and_holds_no_key(cluster: dict[str, Any]) -> None:
+def test_the_cluster_demands_a_token_keeps_its_dashboard_private_and_holds_no_key(cluster: dict[str, Any]) -> None:
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     head, worker = " ".join(cluster["head_start_ray_commands"]), " ".join(cluster["worker_start_ray_commands"])
     assert "RAY_AUTH_MODE=token" in head
@@ -89,13 +91,13 @@ def test_the_cluster_asks_for_a_token_keeps_its_dashboard_private_and_holds_no_k
         name: kind["node_config"]["IamInstanceProfile"]["Name"]
         for name, kind in cluster["available_node_types"].items()
     }
-    head_s = profiles.pop(cluster["head_node_type"])
-    assert head_s not in profiles.values(), "a head may start machines, whoever tags may not"
+    head_profile = profiles.pop(cluster["head_node_type"])
+    assert head_profile not in profiles.values(), "a head may start machines, a machine that tags may not"
     assert "aws_secret" not in (ROOT / "cluster.yaml").read_text().lower()
 
 
-def test_every_machine_has_an_image_of_its_own_choice(cluster: dict[str, Any]) -> None:
-    """Else Ray takes one whose driver is years too old. EC2 resolves the parameter, so Ray must hand it on as it is."""
+def test_every_machine_image_is_chosen_in_the_file(cluster: dict[str, Any]) -> None:
+    """Without it Ray takes an image whose driver is years too old. EC2 resolves the parameter, not Ray."""
     from ray.autoscaler._private.aws.config import _check_ami
 
     filled = deepcopy(cluster)
@@ -110,29 +112,33 @@ def test_every_machine_has_an_image_of_its_own_choice(cluster: dict[str, Any]) -
     ("driver", "code"),
     [("595.71.05", 0), ("580.65.06", 0), ("1000.1", 0), ("570.86.15", 1), ("450.248.02", 1), ("", 1)],
 )
-def test_a_machine_whose_driver_is_too_old_for_the_locked_cuda_ends_ray_up(
+def test_ray_up_fails_on_a_machine_whose_driver_is_too_old_for_the_locked_cuda(
     cluster: dict[str, Any], driver: str, code: int, tmp_path: Path
 ) -> None:
-    assert re.search(r"^cuda-toolkit==13\.", (ROOT / "requirements.lock").read_text(), re.MULTILINE), "needs 580"
+    assert re.search(r"^cuda-toolkit==13\.", (ROOT / "requirements.lock").read_text(), re.MULTILINE), (
+        "CUDA 13 needs driver 580"
+    )
     modinfo = tmp_path / "modinfo"
     modinfo.write_text(f"#!/bin/sh\n[ \"$*\" = '-F version nvidia' ] && [ -n '{driver}' ] && echo '{driver}'\n")
     modinfo.chmod(0o755)
     (command,) = cluster["initialization_commands"]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    ended = subprocess.run(["bash", "-c", f"({command})"], env=environment, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (code, "")
-    assert ended.stderr == (f"NVIDIA's driver of this AMI is '{driver}', {RESOLUTIONS}\n" if code else "")
+    checked = subprocess.run(["bash", "-c", f"({command})"], env=environment, capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout) == (code, "")
+    assert checked.stderr == (f"NVIDIA's driver of this AMI is '{driver}', {DRIVER_NEEDED}\n" if code else "")
     assert "NVIDIA's driver 580 or newer" in (ROOT / "deploy" / "rayjob.yaml").read_text()
 
 
-def test_ray_has_one_version_everywhere(cluster: dict[str, Any], rayjob: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    version = ray_of_the_lock()
+def test_all_files_name_the_same_version_of_ray(
+    cluster: dict[str, Any], rayjob: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    version = read_locked_ray_version()
     assert cluster["docker"]["image"].startswith(f"rayproject/ray:{version}-")
     assert rayjob[1]["spec"]["rayClusterSpec"]["rayVersion"] == version
     assert f"FROM rayproject/ray:{version}-" in (ROOT / "deploy" / "Dockerfile").read_text()
 
 
-def test_kuberay_knows_every_field_of_the_rayjob(rayjob: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_kuberay_accepts_every_field_of_the_rayjob(rayjob: tuple[dict[str, Any], dict[str, Any]]) -> None:
     spec = rayjob[1]["spec"]
     cluster = spec["rayClusterSpec"]
     assert (rayjob[1]["apiVersion"], rayjob[1]["kind"]) == ("ray.io/v1", "RayJob")
@@ -145,7 +151,7 @@ def test_kuberay_knows_every_field_of_the_rayjob(rayjob: tuple[dict[str, Any], d
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
-def test_the_rayjob_asks_for_a_token_and_its_job_is_one_that_run_accepts(
+def test_the_rayjob_demands_a_token_and_its_job_is_one_that_run_accepts(
     rayjob: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     config, job = rayjob
@@ -154,35 +160,38 @@ def test_the_rayjob_asks_for_a_token_and_its_job_is_one_that_run_accepts(
     spec = make_spec(yaml.safe_load(config["data"]["job.yaml"]), origin="rayjob.yaml")
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert [(kind.nodes, kind.cpus, kind.gpus) for kind in spec.compute.may_grow_to] == [
-        (group["maxReplicas"], float(asked["cpu"]), float(asked.get("nvidia.com/gpu", 0)))
+        (group["maxReplicas"], float(requests["cpu"]), float(requests.get("nvidia.com/gpu", 0)))
         for group in groups
-        for asked in [group["template"]["spec"]["containers"][0]["resources"]["requests"]]
+        for requests in [group["template"]["spec"]["containers"][0]["resources"]["requests"]]
     ]
     assert job["spec"]["entrypoint"].endswith(" /jobs/job.yaml")
 
 
-def test_the_rayjob_is_listed_and_found_as_if_it_had_been_submitted(
+def test_the_rayjob_is_listed_and_found_like_a_submitted_job(
     rayjob: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     config, job = rayjob
-    told, run = job["spec"]["metadata"], job["spec"]["jobId"]
-    sent = make_submission(make_spec(yaml.safe_load(config["data"]["job.yaml"]), origin="rayjob.yaml"), name="shelves")
-    assert all(isinstance(value, str) for value in told.values())
-    assert told == {**sent.metadata, "base": run}
-    about = {"submission_id": run, "status": "RUNNING", "message": "", "driver_exit_code": None}
-    listed = _job(SimpleNamespace(metadata=told, start_time=0, end_time=0, **about))
-    assert (listed.run_id, listed.base, listed.name, listed.out) == (run, run, "shelves", "s3://acme-tags/shelves")
-    assert f" --run-id {run} " in job["spec"]["entrypoint"], "its records are found by the id that Ray has"
+    metadata, run_id = job["spec"]["metadata"], job["spec"]["jobId"]
+    submission = make_submission(
+        make_spec(yaml.safe_load(config["data"]["job.yaml"]), origin="rayjob.yaml"), name="shelves"
+    )
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert metadata == {**submission.metadata, "base": run_id}
+    details = {"submission_id": run_id, "status": "RUNNING", "message": "", "driver_exit_code": None}
+    listed = parse_job(SimpleNamespace(metadata=metadata, start_time=0, end_time=0, **details))
+    expected = (run_id, run_id, "shelves", "s3://acme-tags/shelves")
+    assert (listed.run_id, listed.base, listed.name, listed.out) == expected
+    assert f" --run-id {run_id} " in job["spec"]["entrypoint"], "its records are found by the id that Ray has"
 
 
-def test_kuberay_begins_a_job_that_failed_again_once(rayjob: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Whatever it ended with: each time is a new cluster."""
+def test_kuberay_restarts_a_failed_job_only_once(rayjob: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """KubeRay restarts a job whatever its exit code, each time with a new cluster."""
     assert rayjob[1]["spec"]["backoffLimit"] == 1
 
 
-def test_the_dashboard_draws_metrics_that_there_are_and_the_readme_names_them_all() -> None:
-    source = (ROOT / "batchtag" / "prometheus.py").read_text()
-    defined = {f"ray_{name}" for name in re.findall(r'"(batchtag_[a-z_]+)"', source)}
+def test_the_grafana_dashboard_draws_only_metrics_that_are_exported() -> None:
+    source = (ROOT / "batchtag" / "runs" / "ray_metrics.py").read_text()
+    exported = {f"ray_{name}" for name in re.findall(r'"(batchtag_[a-z_]+)"', source)}
     dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
     drawn = {
         name
@@ -190,5 +199,5 @@ def test_the_dashboard_draws_metrics_that_there_are_and_the_readme_names_them_al
         for target in panel["targets"]
         for name in re.findall(r"ray_batchtag_[a-z_]+", target["expr"])
     }
-    assert drawn <= defined
-    assert defined <= set(re.findall(r"ray_batchtag_[a-z_]+", (ROOT / "README.md").read_text()))
+    assert drawn
+    assert drawn <= exported

@@ -56,6 +56,7 @@ def uninterrupted_digest(job: dict[str, Any], out: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # four trainings with Ray: 127 s alone, 303 s on a busy machine
 def test_a_training_whose_worker_and_driver_were_killed_ends_with_the_same_weights(
     start_command: StartCommand, tmp_path: Path
 ) -> None:
