@@ -57,7 +57,7 @@ class Database:
     def add_output(self, *, store: Store, layout: Layout, schema: str = MAIN_SCHEMA) -> OutputFiles:
         """List the files of an output and make them readable. Its views go into `schema`, which is created.
 
-        Raises StorageError if the output cannot be listed. An output without files is not an error: its tables are empty.
+        Raises StorageError if the output cannot be listed. An output without files has empty tables.
         """
         output = OutputFiles(
             self.connection, files=self._files, number=self._num_outputs, store=store, layout=layout, schema=schema

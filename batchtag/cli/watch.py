@@ -49,7 +49,7 @@ class RunWatcher:
         self._last_status: RunStatus | None = None
 
     def read_status(self) -> RunStatus:
-        """Return the current status. Raises the error of the cluster if there is no record to read instead."""
+        """Return the current status. Raises the error of the cluster if no record can be read instead."""
         if self._is_out:
             return self._read_newest()
         try:

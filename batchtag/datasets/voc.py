@@ -39,7 +39,7 @@ def read_voc(spec: VocData) -> ParsedAnnotations:
         Problem(
             kind="not_annotated",
             uri=join_uri(image_folder, image_files[stem]) if stem in image_files else absolute_uri(spec.names),
-            detail=f"there is no {stem}.xml with its annotations in {xml_folder}",
+            detail=f"{xml_folder} has no {stem}.xml with its annotations",
         )
         for stem in stems
         if stem not in xml_files

@@ -1,9 +1,11 @@
-"""What looks at pixels: the promise every kind of model keeps, and the door to them.
+"""Models, which turn pixels into tags: the protocol of every kind of model, and the functions that open a model.
 
-Opening has two steps, because the driver must know a model's name, digest and labels (and that its weights can be had)
-before any image is read, and only the workers need it in memory: `prepare` fetches and checks, `load` builds.
+Opening has two steps. The driver must know a model's name, digest and labels, and that its weights are available,
+before it reads any image: `prepare` fetches and checks the weights, `describe` only reads the facts. Only workers need
+the model in memory: `load` builds it.
 
-Only the door knows specs: who builds a network and looks with it (`benchmarks.gpu`) needs neither a job nor pydantic.
+`detector` and `classifier` do not know the specs of a job, so that code which builds a network itself
+(`benchmarks.gpu`) needs neither a job nor pydantic.
 """
 
 from __future__ import annotations
@@ -22,17 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Runtime", "describe", "load", "prepare"]
 ON_CPU = Runtime()
+"""One image at a time on the CPU, in torch."""
 
 
 class Model(Protocol):
-    """Looks at pixels. Runs in the worker that holds the device.
+    """Predicts tags from pixels. Runs in the worker that holds the device.
 
-    1. `predict` returns one prediction per image, in the order given; for no images it returns none.
-    2. Images are (H, W, 3) uint8 RGB, may differ in size and may be larger than `card.need`; none is modified.
-    3. Boxes are in pixels of the array given and inside it; `tables` knows how to get back to the file.
-    4. A prediction does not depend on the other images of the call: what shares a forward pass is this room's business.
-    5. Findings below the spec's `score_floor` and beyond its `max_tags` are not given; the rest come best first.
-    6. One image that cannot be handled raises; the caller isolates it.
+    1. `predict` returns one prediction for each image, in the order given; for no images it returns an empty list.
+    2. Images are (H, W, 3) uint8 RGB. They may differ in size and may be larger than `info.input_resolution`. `predict`
+       modifies none of them.
+    3. Boxes are in pixels of the array given, and inside it. Who decoded the image knows the scale to the file.
+    4. A prediction does not depend on the other images of the call. Which images share a forward pass is decided here.
+    5. Tags below the spec's `score_floor` or beyond its `max_tags` are left out; the others come best first.
+    6. An image that the model cannot handle raises an exception; the caller isolates that image.
     """
 
     info: ModelInfo
@@ -41,22 +45,22 @@ class Model(Protocol):
 
 
 def prepare(spec: ModelSpec) -> ModelInfo:
-    """The card of a model, after its weights were fetched to this machine and checked. Runs on the driver.
+    """Fetch a model's weights to this machine, check them, and return the model info. Runs on the driver.
 
-    Raises ModelError when it cannot be had (weights that cannot be fetched, a digest that does not match), and
-    UsageError when there is no such builder, with the nearest names, or the spec asks for what the model is not.
+    Raises ModelError if the weights cannot be fetched or have another digest than expected. Raises UsageError if no
+    such builder exists, with the nearest names, or if the model has another task than the spec asks for.
     """
     from batchtag.config.model import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
     match spec:
         case TorchvisionSpec():
-            from batchtag.models.torchvision import model as torchvision_model
+            from batchtag.models.torchvision import torchvision_model
 
             return torchvision_model.prepare(spec)
         case CheckpointSpec():
-            from batchtag.models.checkpoint import model_file
+            from batchtag.models.checkpoint import checkpoint_info
 
-            return model_file.prepare(spec)
+            return checkpoint_info.prepare(spec)
         case ConstantSpec():
             from batchtag.models import constant
 
@@ -66,21 +70,21 @@ def prepare(spec: ModelSpec) -> ModelInfo:
 
 
 def describe(spec: ModelSpec) -> ModelInfo:
-    """The card that `prepare` gives, with no weights fetched or checked.
+    """Return the model info that `prepare` returns, without fetching or checking weights.
 
-    Raises UsageError as that does, and ModelError for a checkpoint whose model.json cannot be read.
+    Raises UsageError as `prepare` does, and ModelError for a checkpoint whose model.json cannot be read.
     """
     from batchtag.config.model import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
     match spec:
         case TorchvisionSpec():
-            from batchtag.models.torchvision import model as torchvision_model
+            from batchtag.models.torchvision import torchvision_model
 
             return torchvision_model.describe(spec)
         case CheckpointSpec():
-            from batchtag.models.checkpoint import model_file
+            from batchtag.models.checkpoint import checkpoint_info
 
-            return model_file.describe(spec)
+            return checkpoint_info.describe(spec)
         case ConstantSpec():
             return prepare(spec)
         case _:
@@ -88,7 +92,7 @@ def describe(spec: ModelSpec) -> ModelInfo:
 
 
 def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:
-    """The model, ready to look. Runs in the worker; fetches the weights if this node lacks them."""
+    """Build the model, ready to predict. Runs in the worker; fetches the weights if this node does not have them."""
     from batchtag.config.model import CheckpointSpec, ConstantSpec, TorchvisionSpec
 
     if not isinstance(spec, ConstantSpec):
@@ -97,11 +101,11 @@ def load(spec: ModelSpec, *, runtime: Runtime = ON_CPU) -> Model:
         import_torchvision()
     match spec:
         case TorchvisionSpec():
-            from batchtag.models.torchvision import model as torchvision_model
+            from batchtag.models.torchvision import torchvision_model
 
             return torchvision_model.load(spec, runtime=runtime)
         case CheckpointSpec():
-            from batchtag.models.checkpoint import model as checkpoint_model
+            from batchtag.models.checkpoint import checkpoint_model
 
             return checkpoint_model.load(spec, runtime=runtime)
         case ConstantSpec():

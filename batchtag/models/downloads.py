@@ -1,70 +1,73 @@
-"""Published weight files, fetched once per node: downloaded by one worker, checked by hash, used by all.
+"""Weight files on this machine: each is downloaded once per node, checked by its hash, and shared by all workers.
 
-They lie where torchvision itself keeps them (`torch.hub.get_dir()/checkpoints`), so a machine that has them downloads
-nothing. A file takes its name only when whole and checked, under a lock of its own that eight workers may wait for.
-http(s) is read with urllib and not through a store, because it obeys HTTPS_PROXY and clusters sit behind proxies.
+The files are where torchvision keeps them (`torch.hub.get_dir()/checkpoints`), so a machine that has them already
+downloads nothing. A file gets its name only when it is complete and checked. A file lock lets one worker of a node
+download while the others wait. http(s) is read with requests and not through a store, because requests obeys
+HTTPS_PROXY and REQUESTS_CA_BUNDLE, and clusters are often behind proxies. torch and requests are imported where they
+are used, because the driver needs neither when the weights are present.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import http.client
 import logging
 import os
 import pickle
 import re
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
 from zipfile import is_zipfile
 
+from filelock import FileLock
+
 from batchtag.errors import Code, ModelError, StorageError
+from batchtag.models.http_download import read_http_chunks
 from batchtag.storage import absolute_uri, join_uri, open_store, scheme_of
 from batchtag.storage.retry import with_retries
 
-MIRROR = "BATCHTAG_WEIGHTS"
-"""The variable that names a folder or URI with the weight files, for machines that cannot reach the published ones."""
+MIRROR_VARIABLE = "BATCHTAG_WEIGHTS"
+"""The environment variable with the folder or URI of a mirror, for machines that cannot reach the publisher."""
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 4 * 2**20
+"""Size of one read."""
 _REPORT_BYTES = 256 * 2**20
-_TIMEOUT_S = 60.0
+"""Distance between two progress lines in the log."""
 _HASH = re.compile(r"-([a-f0-9]{8,64})\.")
-_OF_THE_DAY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""The first digits of the sha256 in the name of a published file."""
 
 
 def fetch_weights(url: str, sha256_prefix: str) -> Path:
-    """The file of published weights on this machine, its content checked against the hash that its name carries.
+    """Return the path of published weights on this machine, after fetching them if necessary.
 
-    Read from the folder or URI in BATCHTAG_WEIGHTS if that is set, else from `url`. A cached file with another hash is
-    fetched again. Raises ModelError with the cause and the ways out. Runs on the driver, and in every worker.
+    The content is checked against the hash in the file's name; a cached file with another hash is fetched again. The
+    file is read from the folder or URI in BATCHTAG_WEIGHTS if that is set, otherwise from `url`. Raises ModelError with
+    the cause and the remedies. Runs on the driver and in every worker.
     """
     path = cache_folder() / file_name(url)
-    mirror = os.environ.get(MIRROR, "")
+    mirror = os.environ.get(MIRROR_VARIABLE, "")
     source = join_uri(absolute_uri(mirror), path.name) if mirror else url
-    where = f"{source} (the mirror that {MIRROR} names, for {url})" if mirror else url
-    blame = (
-        f"its name says {sha256_prefix}; what answers there is not the published file (a proxy's page? a stale copy?)"
+    origin = f"{source} (the mirror that {MIRROR_VARIABLE} names, for {url})" if mirror else url
+    mismatch = (
+        f"its name says {sha256_prefix}; the answer is not the published file (the page of a proxy? an outdated copy?)"
     )
     try:
-        return fetch_file(source, path, sha256_prefix=sha256_prefix, blame=blame)
+        return fetch_file(source, path, sha256_prefix=sha256_prefix, mismatch=mismatch)
     except StorageError as error:
         raise ModelError(
-            f"{where}: the weights cannot be fetched: {error.message}. Set {MIRROR} to a folder or URI that holds "
-            f"{path.name}, or run untrained with `weights: none`"
+            f"{origin}: the weights cannot be fetched: {error.message}. Set {MIRROR_VARIABLE} to a folder or URI that "
+            f"holds {path.name}, or run untrained with `weights: none`"
         ) from error
 
 
 def has_weights(name: str) -> bool:
-    """Whether the file of published weights with that name is on this machine, and holds what its name says."""
-    return _is_there(cache_folder() / name, sha256_prefix(name))
+    """Whether published weights with this file name are on this machine, with the content that the name promises."""
+    return _is_complete(cache_folder() / name, sha256_prefix(name))
 
 
 def fetch_file(
@@ -72,46 +75,52 @@ def fetch_file(
     path: Path,
     *,
     sha256_prefix: str,
-    blame: str,
+    mismatch: str,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """`path`, holding what `source` holds; nothing is fetched if it already does.
+    """Copy `source` to `path` unless `path` already has this content; return `path`.
 
-    Raises StorageError if it cannot be fetched, ModelError if what came has another hash; `blame` ends that message.
+    Raises StorageError if the source cannot be read, and ModelError if its content has another hash; `mismatch` ends
+    that message.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f".{path.name}.lock")):
-            if not _is_there(path, sha256_prefix):
-                _fetch(source, path, lambda: _download(source, path, sha256_prefix, blame, storage_options or {}))
+        with FileLock(path.with_name(f".{path.name}.lock")):  # the lock of a killed process is free again
+            if not _is_complete(path, sha256_prefix):
+                _retry_download(
+                    source, path, lambda: _download(source, path, sha256_prefix, mismatch, storage_options or {})
+                )
     except OSError as error:
         raise ModelError(
-            f"{path}: weights cannot be kept there: {error.strerror or error}. "
-            "Make it writable, or set TORCH_HOME to a folder that is"
+            f"{path}: the weights cannot be stored there: {error.strerror or error}. "
+            "Make the folder writable, or set TORCH_HOME to a folder that is"
         ) from error
     return path
 
 
-def check_file(path: Path, *, sha256_prefix: str, blame: str) -> Path:
-    """The same path, after its content proved to have that hash. Raises ModelError or StorageError as `fetch_file`."""
+def check_file(path: Path, *, sha256_prefix: str, mismatch: str) -> Path:
+    """Check the content of a local file against its hash; return the path.
+
+    Raises StorageError if the file cannot be read, and ModelError as `fetch_file` does.
+    """
     try:
-        digest = sha256_of(path)
+        sha256 = compute_sha256(path)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", code=Code.NOT_FOUND) from error
-    _check(digest, sha256_prefix, f"{path}", blame)
+    _check_sha256(sha256, sha256_prefix, f"{path}", mismatch)
     return path
 
 
 def load_weights(path: Path) -> dict[str, Any]:
-    """The state dict in a checked file, on the CPU, mapped from the disk where its format allows it."""
+    """Load the state dict of a checked file, on the CPU, memory-mapped where its format allows it."""
     import torch
 
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path}: is not a file of weights: it is no pickle, or holds more than tensors, which could be code and "
-            "is not read. Delete it to have it fetched again"
+            f"{path}: is not a file of weights: it is not a pickle, or it holds more than tensors, which could be code "
+            "and is not read. Delete the file to have it fetched again"
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         raise ModelError(f"{path}: is not a file of weights that torch can read: {error}") from error
@@ -119,108 +128,89 @@ def load_weights(path: Path) -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """Where torchvision keeps its downloads, `torch.hub.get_dir()/checkpoints`, without importing torch for it."""
+    """Return the folder of torchvision's downloads, `torch.hub.get_dir()/checkpoints`, without importing torch."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub" / "checkpoints"
 
 
 def file_name(url: str) -> str:
-    """The name a published file has in the cache and in a mirror."""
+    """Return the name that a published file has in the cache and in a mirror."""
     return os.path.basename(urlparse(url).path)
 
 
 def sha256_prefix(url: str) -> str:
-    """The first digits of the file's sha256, which torchvision puts in its name. Raises ModelError if it has none."""
-    found = _HASH.search(file_name(url))
-    if found is None:
+    """Return the first digits of the file's sha256, which are in its name. Raises ModelError if there are none."""
+    match = _HASH.search(file_name(url))
+    if match is None:
         raise ModelError(
-            f"{url}: its name carries no sha256 (name-<8 hex digits or more>.pth), so it cannot be checked"
+            f"{url}: its name has no sha256 (name-<8 hex digits or more>.pth), so the file cannot be checked"
         )
-    return found.group(1)
+    return match.group(1)
 
 
-def sha256_of(path: Path) -> str:
-    """All 64 digits."""
+def compute_sha256(path: Path) -> str:
+    """Compute the sha256 of a file, as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_there(path: Path, expected: str) -> bool:
+def _is_complete(path: Path, expected: str) -> bool:
     if not path.exists():
         return False
-    if sha256_of(path).startswith(expected):
+    if compute_sha256(path).startswith(expected):
         return True
-    _log.warning("%s has not the sha256 %s...; fetching it again", path, expected)
+    _log.warning("%s does not have the sha256 %s...; fetching it again", path, expected)
     return False
 
 
-def _fetch(source: str, path: Path, attempt: Callable[[], None]) -> None:
+def _retry_download(source: str, path: Path, download: Callable[[], None]) -> None:
     started = time.monotonic()
     _log.info("fetching %s", source)
-    with_retries(attempt)
+    with_retries(download)
     _log.info("fetched %s: %.1f MB in %.0f s", source, path.stat().st_size / 1e6, time.monotonic() - started)
 
 
-def _download(source: str, path: Path, expected: str, blame: str, storage_options: Mapping[str, Any]) -> None:
-    """One attempt. What it leaves is the whole file, or nothing under that name."""
+def _download(source: str, path: Path, expected: str, mismatch: str, storage_options: Mapping[str, Any]) -> None:
+    """Make one attempt. Afterwards `path` is the complete file, or does not exist."""
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
-        with os.fdopen(handle, "wb") as sink, closing(_open(source, storage_options)) as stream:
-            digest = _copy(stream, sink, source)
+        # 1. Copy everything to a file that no reader knows, and make sure that it is on the disk.
+        with os.fdopen(handle, "wb") as sink:
+            with closing(_read_chunks(source, storage_options)) as chunks:
+                sha256 = _copy(chunks, sink, source)
             os.fsync(sink.fileno())
-        _check(digest, expected, source, blame)
+        # 2. Check the content.
+        _check_sha256(sha256, expected, source, mismatch)
+        # 3. Give it the name that readers open, with the permissions of an ordinary file.
         os.chmod(partial, 0o644)
         os.replace(partial, path)
     finally:
         Path(partial).unlink(missing_ok=True)
 
 
-def _check(digest: str, expected: str, origin: str, blame: str) -> None:
-    if not digest.startswith(expected):
-        raise ModelError(f"{origin} has sha256 {digest[:16]}..., {blame}")
+def _check_sha256(sha256: str, expected: str, origin: str, mismatch: str) -> None:
+    if not sha256.startswith(expected):
+        raise ModelError(f"{origin} has sha256 {sha256[:16]}..., {mismatch}")
 
 
-def _copy(stream: BinaryIO, sink: BinaryIO, source: str) -> str:
-    """Copies all of it and gives its sha256; says in the log how far it is."""
+def _copy(chunks: Iterable[bytes], sink: BinaryIO, source: str) -> str:
+    """Copy everything, log the progress, and return the sha256 of the content."""
     sha256 = hashlib.sha256()
-    num_bytes = reported = 0
-    try:
-        while chunk := stream.read(_CHUNK_BYTES):
-            sink.write(chunk)
-            sha256.update(chunk)
-            num_bytes += len(chunk)
-            if num_bytes - reported >= _REPORT_BYTES:
-                reported = num_bytes
-                _log.info("fetching %s: %.0f MB so far", source, num_bytes / 1e6)
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise StorageError(f"the connection broke after {num_bytes:,} bytes: {error!r}", transient=True) from error
-    # http.client counts down `length`, and tells nobody when the body ends early.
-    if missing := getattr(stream, "length", None):
-        raise StorageError(f"the body ended {missing:,} bytes early, after {num_bytes:,}", transient=True)
+    num_bytes = num_reported = 0
+    for chunk in chunks:
+        sink.write(chunk)
+        sha256.update(chunk)
+        num_bytes += len(chunk)
+        if num_bytes - num_reported >= _REPORT_BYTES:
+            num_reported = num_bytes
+            _log.info("fetching %s: %.0f MB so far", source, num_bytes / 1e6)
     return sha256.hexdigest()
 
 
-def _open(source: str, storage_options: Mapping[str, Any]) -> BinaryIO:
-    if scheme_of(source) not in ("http", "https"):
-        return open_store(source, storage_options).open(source)
-    request = urllib.request.Request(source, headers={"User-Agent": "batchtag"})
-    try:
-        stream: BinaryIO = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        error.close()
-        code = Code.NOT_FOUND if error.code == 404 else Code.UNREACHABLE
-        message = f"HTTP {error.code} {error.reason}"
-        raise StorageError(message, code=code, transient=error.code in _OF_THE_DAY) from error
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        cause = getattr(error, "reason", error)
-        transient = isinstance(cause, TimeoutError | ConnectionError) and not isinstance(cause, ConnectionRefusedError)
-        raise StorageError(f"{cause}", transient=transient) from error
-    return stream
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits until no other process of this machine holds the lock. A killed holder lets go."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _read_chunks(source: str, storage_options: Mapping[str, Any]) -> Generator[bytes]:
+    if scheme_of(source) in ("http", "https"):
+        yield from read_http_chunks(source, chunk_bytes=_CHUNK_BYTES)
+        return
+    with closing(open_store(source, storage_options).open(source)) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk

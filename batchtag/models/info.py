@@ -1,8 +1,7 @@
-"""How a model introduces itself: the card, its digest, and which of its labels may become tags.
+"""The model info of every kind of model: its digest, its limits, and which of its labels can become tags.
 
-The digest covers what decides the answers and nothing else: renaming a model, moving its weights to a mirror or giving
-`max_tags` its default value in words leaves it alone, so a run resumes. It is shared by every kind of model and knows
-no torch.
+The digest covers everything that decides the predictions, and nothing else. Renaming a model, moving its weights to a
+mirror, or writing out the default of `max_tags` leaves the digest alone, so that a run can resume. Knows no torch.
 """
 
 from __future__ import annotations
@@ -10,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from batchtag.config.model import CropsOf, ModelSpec, model_name
-from batchtag.tasks import Task
+from batchtag.tasks import TASKS, Task
 from batchtag.types import InputResolution, ModelInfo
 
-_MAX_TAGS = {"detect": 100, "classify": 5}
-_KIND: dict[str, Literal["object", "class"]] = {"detect": "object", "classify": "class"}
-_NO_TAG = frozenset({"__background__", "N/A"})
+_NOT_A_TAG = frozenset({"__background__", "N/A"})
+"""Categories of published weights that never become a tag. "N/A" fills the gaps in COCO's numbering."""
 
 
-def make_info(
+def make_model_info(
     spec: ModelSpec,
     *,
     task: Task,
@@ -31,18 +29,22 @@ def make_info(
     gflops: float = 0.0,
     thresholds: Mapping[str, float] | None = None,
 ) -> ModelInfo:
-    """The card of the model that `spec` asks for. `facts` is plain data: architecture, weights, preprocessing."""
+    """Make the model info of the model that `spec` asks for.
+
+    `facts` is plain data that goes into the digest: architecture, weights, preprocessing. `labels` has the label of
+    each label id, "" for ids that never become a tag (`tag_labels`).
+    """
     on = spec.on if isinstance(spec.on, CropsOf) else None
     return ModelInfo(
         name=model_name(spec),
-        kind=_KIND[task],
-        digest=digest_of(
+        kind=TASKS[task].kind,
+        digest=compute_digest(
             {
                 **facts,
                 "task": task,
                 "labels": list(labels),
                 "score_floor": spec.score_floor,
-                "max_tags": most_tags(spec, task=task),
+                "max_tags": resolve_max_tags(spec, task=task),
             }
         ),
         labels=tuple(labels),
@@ -54,23 +56,24 @@ def make_info(
     )
 
 
-def most_tags(spec: ModelSpec, *, task: Task) -> int:
-    """`max_tags` with its default filled in."""
-    return spec.max_tags or _MAX_TAGS[task]
+def resolve_max_tags(spec: ModelSpec, *, task: Task) -> int:
+    """Return the spec's `max_tags`, or the default of the task where the spec has 0."""
+    return spec.max_tags or TASKS[task].default_max_tags
 
 
-def digest_of(facts: Mapping[str, Any]) -> str:
-    """12 hex digits over plain data, whatever the order of its keys."""
+def compute_digest(facts: Mapping[str, Any]) -> str:
+    """Compute 12 hex digits over plain data. The order of its keys does not matter."""
     text = json.dumps(facts, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def tag_labels(categories: Iterable[str], *, task: Task) -> tuple[str, ...]:
-    """The label of every id, with "" for those that are no tag: gaps in COCO's numbering, and a detector's background.
+    """Return the label of every label id, with "" for ids that never become a tag.
 
-    Label 0 of a detector is the background whatever it is called (Keypoint R-CNN says "no person").
+    These are the gaps in COCO's numbering, and label id 0 of a detector: that is the background, whatever its name
+    (Keypoint R-CNN calls it "no person").
     """
     return tuple(
-        "" if category in _NO_TAG or (task == "detect" and i == 0) else category
-        for i, category in enumerate(categories)
+        "" if category in _NOT_A_TAG or (task == "detect" and label_id == 0) else category
+        for label_id, category in enumerate(categories)
     )

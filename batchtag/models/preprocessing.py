@@ -1,4 +1,7 @@
-"""How pixels become the input of a classification network."""
+"""Preprocessing of a classification network: from the pixels of an image to the network's input.
+
+Sizes are in pixels of the resized image. Detection networks preprocess images themselves.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,19 @@ from torchvision.transforms.v2 import functional as F
 
 from batchtag.types import InputResolution
 
-_LONGEST = 64
-"""The preset resizes by the shorter side: an image of 1 x 4000 would become 232 x 928,000 before its centre is cut out
-of that. Beyond this ratio the ends are cut off first, which moves what the network sees by half a pixel at most."""
+_MAX_ASPECT_RATIO = 64
+"""Largest ratio of an image's sides that is resized as it is. The preset resizes by the shorter side: an image of
+1 x 4000 would become 232 x 928,000 pixels before its centre is cut out. The ends of longer images are cut off first,
+which shifts the input of the network by half a pixel at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How pixels become a network's input: shorter side to `resize_size`, centre square of `crop_size`, mean and std.
+    """The steps from an image to a classifier's input.
 
-    `interpolation` is a value of torchvision's InterpolationMode: "bilinear", "bicubic"...
+    The shorter side is resized to `resize_size`, the centre square of `crop_size` is cut out, and each colour has
+    `mean` subtracted and is divided by `std` (both for values in [0, 1], in the order RGB). `interpolation` is a value
+    of torchvision's InterpolationMode, such as "bilinear" or "bicubic".
     """
 
     resize_size: int
@@ -33,8 +39,8 @@ class Preprocessing:
     antialias: bool = True
 
     @classmethod
-    def of_preset(cls, preset: Any) -> Preprocessing:
-        """The same as `weights.transforms()` of a classification builder."""
+    def from_preset(cls, preset: Any) -> Preprocessing:
+        """Copy the settings of `weights.transforms()` of a classification builder."""
         return cls(
             resize_size=preset.resize_size[0],
             crop_size=preset.crop_size[0],
@@ -48,49 +54,58 @@ class Preprocessing:
     def input_resolution(self) -> InputResolution:
         return InputResolution(mode="cover", shorter_px=self.resize_size)
 
-    def facts(self) -> dict[str, Any]:
-        """As plain data, for the digest and for model.json."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data, for the digest and for model.json."""
         return asdict(self)
 
-    def centre(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 of any size to (3, crop_size, crop_size) uint8."""
-        return self._centre(image[None])[0]
+    def crop_centre(self, image: Tensor) -> Tensor:
+        """Resize a (3, H, W) uint8 image of any size and cut out its centre: (3, crop_size, crop_size) uint8."""
+        return self._crop_centres(image[None])[0]
 
-    def centres(self, images: Sequence[Tensor]) -> Tensor:
-        """The same of many, as (N, 3, crop_size, crop_size): those of one shape in one step, for devices that wait."""
+    def crop_each_centre(self, images: Sequence[Tensor]) -> Tensor:
+        """Do the same for many images: (N, 3, crop_size, crop_size) uint8, in the order given.
+
+        Images of one shape are resized in one step, which a GPU does faster than many small steps.
+        """
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             by_shape.setdefault(tuple(image.shape), []).append(i)
-        cut = torch.cat([self._centre(torch.stack([images[i] for i in some])) for some in by_shape.values()])
-        order = torch.tensor([i for some in by_shape.values() for i in some]).argsort()
-        return cut[order.to(cut.device)]
+        crops = torch.cat([self._crop_centres(torch.stack([images[i] for i in ids])) for ids in by_shape.values()])
+        order = torch.tensor([i for ids in by_shape.values() for i in ids]).argsort()
+        return crops[order.to(crops.device)]
 
-    def _centre(self, images: Tensor) -> Tensor:
+    def _crop_centres(self, images: Tensor) -> Tensor:
         resized = F.resize(
-            _without_far_ends(images),
+            _cut_far_ends(images),
             [self.resize_size],
             interpolation=InterpolationMode(self.interpolation),
             antialias=self.antialias,
         )
-        cut: Tensor = F.center_crop(resized, [self.crop_size])
-        return cut
+        crops: Tensor = F.center_crop(resized, [self.crop_size])
+        return crops
 
-    def noise(self, num_images: int) -> Tensor:
-        """(N, 3, crop_size, crop_size) uint8 to try a network with; the process's random numbers are left alone."""
+    def normalize(self, crops: Tensor) -> Tensor:
+        """Turn (N, 3, S, S) uint8 into the network's input: float32, with mean subtracted and divided by std."""
+        normal: Tensor = F.normalize(crops.float().div(255), mean=list(self.mean), std=list(self.std))
+        return normal
+
+    def random_crops(self, num_images: int) -> Tensor:
+        """Make (N, 3, crop_size, crop_size) uint8 noise for trying out a network.
+
+        The same number of images gives the same noise. The process's own random generator is left alone.
+        """
         generator = torch.Generator().manual_seed(num_images)
         shape = (num_images, 3, self.crop_size, self.crop_size)
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
-    def normalised(self, batch: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 to float32."""
-        normal: Tensor = F.normalize(batch.float().div(255), mean=list(self.mean), std=list(self.std))
-        return normal
 
+def _cut_far_ends(images: Tensor) -> Tensor:
+    """Cut off the ends of very elongated images; return a view.
 
-def _without_far_ends(images: Tensor) -> Tensor:
-    """The middle of very elongated images, a view; the length removed is even, so the centre stays where it was."""
+    The same length is removed at both ends, so the centre stays where it was.
+    """
     height, width = images.shape[-2:]
-    excess = max(height, width) - _LONGEST * min(height, width)
+    excess = max(height, width) - _MAX_ASPECT_RATIO * min(height, width)
     if excess <= 1:
         return images
     cut = excess // 2

@@ -1,6 +1,6 @@
 """The committed parts of an OUT, and the bundles that remain.
 
-There is no journal that could disagree with the tables: the images parts are the ledger. One listing of `images/`
+The images parts are the ledger; a journal beside them could disagree with the tables. One listing of `images/`
 reads it, because the name of a part says its positions. Tags and errors parts without their images part are debris of
 a killed worker; the run that holds the lease removes them.
 """

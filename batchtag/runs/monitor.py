@@ -27,7 +27,7 @@ JUDGED_FROM_IMAGES = 200
 POLL_S = 0.5
 """Seconds to wait for a commit before the progress is refreshed."""
 START_PATIENCE = 3
-"""Factor on the stall timeout while there is no worker: machines must start and container images must be pulled."""
+"""Factor on the stall timeout while no worker has started: machines must start and container images must be pulled."""
 NODES_AFTER_S = 20.0
 """Seconds for which GPUs are observed before CPU nodes are requested to decode for them."""
 MAX_WORKERS_NAMED = 8

@@ -56,7 +56,7 @@ class RunProgress:
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds until the end at the present rate; None while there is no rate."""
+        """Seconds until the end at the present rate; None while the rate is unknown."""
         return (self.total - self.done) / self.images_per_s if self.images_per_s > 0 else None
 
     @property

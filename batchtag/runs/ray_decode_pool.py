@@ -65,7 +65,7 @@ class RayDecodePool:
         self._lock = threading.Lock()
 
     def slots(self) -> int:
-        """Return how many chunks decode workers can have in progress; ends those for which there is no CPU any more."""
+        """Return how many chunks decode workers can have in progress; ends those whose CPU is needed by others."""
         placement = self._placement
         capacity = decode_workers_per_worker(
             list_machines(),

@@ -32,7 +32,7 @@ _FINAL_STATES = {"SUCCEEDED": "done", "FAILED": "died", "STOPPED": "cancelled"}
 class RunStatus:
     """One run at one moment, in words for a person.
 
-    `state` is waiting, starting, running, silent, unknown (there is no record, and the cluster was not asked), done,
+    `state` is waiting, starting, running, silent, unknown (no record exists, and the cluster was not asked), done,
     interrupted, cancelled, failed, too_many_failures or died.
     """
 

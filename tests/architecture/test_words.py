@@ -12,8 +12,8 @@ SUFFIXES = {".py", ".md", ".html", ".css", ".yaml"}
 
 METAPHORS = re.compile(r"\b(?:rooms?|houses?|doors?|floors?)\b", re.IGNORECASE)
 """Metaphors for packages, modules and limits."""
-ODD_ENGLISH = re.compile(r"(?<!\s)(?<!there)\s+is no (?!longer\b)|\bbegun again\b|\bso long\b(?! as\b)", re.IGNORECASE)
-"""`is not a`, `restarted` and `as long as` are plain; `there is no` and `is no longer` are, too."""
+ODD_ENGLISH = re.compile(r"(?<!\S)is no |\bbegun again\b|\bso long\b(?! as\b)", re.IGNORECASE)
+"""`is not a`, `restarted` and `as long as` are plain."""
 ALLOWED = re.compile(r"score.floors?\b|\bfloor\(|\.floor\b", re.IGNORECASE)
 """The term for the least score that is written, and mathematics."""
 

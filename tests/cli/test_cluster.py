@@ -129,6 +129,7 @@ def test_a_job_is_submitted_once_watched_and_verified(run_on_head: RunOnHead, op
     assert "all 300 images listed on " in batchtag("logs", later, "-f").out
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_keeps_its_commits_releases_everything_and_is_resumed(
     run_on_head: RunOnHead, head: Head, tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_a_dry_run_fetches_no_weights_and_refuses_a_job_that_can_never_be_placed
     assert placement.endswith("; 1 of 3 nodes are running"), placement
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_reported_and_with_retries_restarted(
     run_on_head: RunOnHead, open_head: Head, tmp_path: Path
 ) -> None:

@@ -209,6 +209,7 @@ def test_an_image_with_another_version_is_reported_and_nothing_runs(open_head: H
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_requirement_that_pip_cannot_install_is_reported(tmp_path: Path) -> None:
     """Ray copies the environment that it runs in, up to three times, so this head gets a small one."""
     venv.create(tmp_path / "small")

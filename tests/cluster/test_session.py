@@ -50,6 +50,7 @@ print(len(set(folders)), Path(folders[0]).exists())
 """
 
 
+@pytest.mark.slow
 def test_a_ray_that_is_late_is_started_again_in_a_new_folder() -> None:
     """Runs in a process of its own: a process of the suite that had used Ray ended silently minutes later."""
     ended = subprocess.run([sys.executable, "-c", _LATE_ONCE_SCRIPT], capture_output=True, text=True, check=True)

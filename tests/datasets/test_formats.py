@@ -133,7 +133,7 @@ def test_an_image_set_file_selects_the_voc_images(place: Place) -> None:
     dataset = open_dataset(spec)
     assert [image.uri for image in dataset.images] == [f"{place.root}/images/{name}.jpg" for name in ("c", "a")]
     assert [(problem.kind, problem.detail) for problem in dataset.problems] == [
-        ("not_annotated", f"there is no d.xml with its annotations in {place.root}/xml")
+        ("not_annotated", f"{place.root}/xml has no d.xml with its annotations")
     ]
 
 

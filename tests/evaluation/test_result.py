@@ -163,7 +163,7 @@ def test_every_mistake_on_the_command_line_gives_one_line_with_a_remedy(boxes: P
             "--data",
             "val/instances.json",
         ): r"training is unfinished; run the same `batchtag train`",
-        ("evaluate", "resnet5O", "--data", "val/instances.json"): r"no .* builder 'resnet5O'; did you mean 'resnet50'",
+        ("evaluate", "resnet5O", "--data", "val/instances.json"): r"is called 'resnet5O'; did you mean 'resnet50'",
         ("evaluate", "tags", "--data", "tags"): r"tags: is the output of a run and not ground truth",
         ("evaluate", "tags", "--data", "nothing"): r"nothing: does not exist",
         ("evaluate", "tags", "--data", "nothing.json"): r"nothing\.json: does not exist",

@@ -1,4 +1,4 @@
-"""Photographs as arrays, networks that look at them, and a web server to fetch weights from."""
+"""Fixtures for the tests of models: photographs as arrays, a detector that reacts to them, and a server of weights."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Pixels = NDArray[np.uint8]
 
 @pytest.fixture(scope="session")
 def photos(shared_data: Path) -> list[Image.Image]:
-    """Eight real photographs of several shapes, some of them of the same one."""
+    """Eight photographs in RGB. Their shapes differ, but some have the same shape."""
     files = sorted((shared_data / "photos").rglob("*.jpg"))[:8]
     return [Image.open(file).convert("RGB") for file in files]
 
 
 @pytest.fixture(scope="session")
-def awake_detector(photos: list[Image.Image]) -> Callable[..., nn.Module]:
-    """Builds a seeded detector whose answers depend on what it sees.
+def responsive_detector(photos: list[Image.Image]) -> Callable[..., nn.Module]:
+    """A function that builds a detector with seeded weights whose answers depend on the image.
 
-    Fresh batch norms let the signal die out: untrained, every box gets the score of the biases. Here they first see two
-    photographs (small, to save time), and the last layer is made ten times as steep.
+    With fresh batch norms the signal fades: every box of an untrained network gets the score of the biases. Here the
+    batch norms first measure two photographs (small, to save time), and the last layer is made ten times as steep.
     """
 
     @functools.cache
@@ -52,8 +52,8 @@ def awake_detector(photos: list[Image.Image]) -> Callable[..., nn.Module]:
             network.roi_heads.box_predictor.cls_score.weight.mul_(10)
             network([pil_to_tensor(photo) / 255 for photo in photos[:2]])
         network.transform.min_size, network.transform.max_size = sizes
-        eyes_open: nn.Module = network.eval()
-        return eyes_open
+        evaluated: nn.Module = network.eval()
+        return evaluated
 
     return build
 
@@ -80,53 +80,59 @@ def odd_images() -> list[Pixels]:
 
 
 @dataclass
-class Shop:
-    """A web server on the loopback. `files` and `requests` (GETs, counted) by path; `broken` ones end early once."""
+class WeightServer:
+    """A web server on the loopback.
+
+    `files` has the content by path, and `requests` counts the GETs by path. A path in `truncated` is answered once with
+    half of its body. A path in `statuses` is answered once with that HTTP status.
+    """
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)
+    truncated: set[str] = field(default_factory=set)
+    statuses: dict[str, int] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
 
 
 @pytest.fixture
-def shop() -> Iterator[Shop]:
-    """Serves until the end of the test."""
+def weight_server() -> Iterator[WeightServer]:
+    """A server that answers until the end of the test."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            here.requests[self.path] += 1
-            data = here.files.get(self.path)
-            if data is None:
-                self.send_error(404)
+            state.requests[self.path] += 1
+            data = state.files.get(self.path)
+            status = 404 if data is None else state.statuses.pop(self.path, 200)
+            if data is None or status != 200:
+                self.send_error(status)
                 return
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if self.path in here.broken else data)
-            here.broken.discard(self.path)
+            self.wfile.write(data[: len(data) // 2] if self.path in state.truncated else data)
+            state.truncated.discard(self.path)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing: stderr belongs to pytest."""
+            """Print nothing: stderr belongs to pytest."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    here = Shop(url=f"http://127.0.0.1:{server.server_port}")
+    state = WeightServer(url=f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield here
+    yield state
     server.shutdown()
     server.server_close()
     thread.join()
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test of models reads or fills the cache of this machine, or its mirror."""
+def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test an empty cache of weights, so that it neither reads nor fills the one of this machine."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("BATCHTAG_WEIGHTS", raising=False)
 
 
 @pytest.fixture
 def shuffled() -> Callable[[Sequence[Any], int], list[int]]:
-    """An order in which to hand over images, another for every seed."""
+    """A function that returns an order in which to pass items, another one for every seed."""
     return lambda items, seed: [int(i) for i in np.random.default_rng(seed).permutation(len(items))]

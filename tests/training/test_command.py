@@ -114,7 +114,7 @@ def test_two_workers_train_together_into_a_bucket_and_the_same_command_then_does
 @pytest.mark.parametrize(
     ("sections", "code", "message"),
     [
-        ({"network": {"architecture": "resnet19"}}, 2, "no detection or classification builder 'resnet19'"),
+        ({"network": {"architecture": "resnet19"}}, 2, "no detection or classification builder is called 'resnet19'"),
         ({"network": {"architecture": "fasterrcnn_small_fpn"}}, 2, "can only be set for a classifier"),
         ({"network": {"arguments": {"width": 3}}}, 1, "resnet18 cannot be built with {'width': 3}"),
         ({"train": {"epoch": 3}}, 2, "did you mean 'epochs'?"),

@@ -79,7 +79,7 @@ def test_a_mask_detector_is_trained_for_boxes_and_its_checkpoint_keeps_the_mask_
     ("builder", "task", "preprocessing", "message"),
     [
         ("resnet18", "detect", {}, "resnet18 is a classifier"),
-        ("resnet81", "classify", {}, "there is no detection or classification builder 'resnet81'; did you mean"),
+        ("resnet81", "classify", {}, "no detection or classification builder is called 'resnet81'; did you mean"),
         (
             "ssd300_vgg16",
             "detect",

@@ -1,12 +1,12 @@
-"""Faster R-CNN over a batch without a loop over its images: torchvision's answers in fewer and larger steps.
+"""Faster R-CNN on a batch without a loop over its images: torchvision's results in fewer and larger steps.
 
 torchvision resizes, filters proposals, suppresses and scales boxes back image by image, and waits for the device a
-dozen times in each; a GPU that needs 2 ms for the convolutions of an image then waits for Python. Here each of these
-is done once for the batch: only proposals that are chosen are decoded, anchors of a shape are kept, suppression is one
-for all images and levels (or classes). The numbers are computed by the same formulas, so they are the same numbers.
-Networks that are not exactly torchvision's own classes go torchvision's way, and so do CPUs in float32: comparing all
-boxes with all at once is more arithmetic than walking down a list (four photos of resnet50_fpn on one core: 522 ms for
-proposals and boxes here, 106 ms there), which only a GPU has to spare.
+dozen times in each. A GPU that needs 2 ms for the convolutions of an image then waits for Python. Here each step is
+done once for the batch: only chosen proposals are decoded, anchors are cached by shape, and one suppression covers all
+images and levels (or classes). The formulas are torchvision's, so the numbers are equal. Networks that are not exactly
+torchvision's own classes are left to torchvision, and so are CPUs in float32: comparing all boxes with all others is
+more arithmetic than walking down a list (four photos of resnet50_fpn on one core: 522 ms for proposals and boxes here,
+106 ms there), which only a GPU has to spare. On GPUs this is always used; no GPU has measured its speed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetw
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from batchtag.models.acceleration.batched_nms import apart, grouped, kept
+from batchtag.models.acceleration.batched_nms import group_boxes, nms_mask, offset_boxes
 
-_SMALLEST_BOX = 1e-2
-"""torchvision's own, in pixels of the resized image."""
-_SHAPES = 64
-"""Kept anchors: a dozen MB each of the largest."""
+_MIN_BOX_SIDE = 1e-2
+"""Smallest side of a box in pixels of the resized image; torchvision's own limit."""
+_MAX_CACHED_SHAPES = 64
+"""Number of image shapes whose anchors are cached; the largest take about 12 MB each."""
 
 
-def goes_in_batches(network: Any) -> bool:
-    """Whether a detection network is made of exactly the classes whose arithmetic this room repeats."""
+def supports_batched_rcnn(network: Any) -> bool:
+    """Whether a detection network consists of exactly the classes whose arithmetic this module repeats."""
     return (
         type(network.transform) is GeneralizedRCNNTransform
         and type(getattr(network, "rpn", None)) is RegionProposalNetwork
@@ -44,11 +44,11 @@ def goes_in_batches(network: Any) -> bool:
     )
 
 
-class RcnnInBatches(nn.Module):
-    """Called with images (3, H, W) on the network's device, uint8 or float32 in 0 to 1, of one padded shape.
+class BatchedRcnn(nn.Module):
+    """A Faster R-CNN for batches of images (3, H, W), uint8 or float32 in [0, 1], of one padded shape, on its device.
 
-    Gives all their boxes as (N, 7) float32 on the device: corners in pixels of the image given, score, label, and the
-    number of the image in the call; by image, and best first in each.
+    Returns the boxes of all images as (N, 7) float32 on the device: the corners in pixels of the image given, score,
+    label id, and the position of the image in the call. Rows are ordered by image, and best first within an image.
     """
 
     def __init__(self, network: Any) -> None:
@@ -57,30 +57,30 @@ class RcnnInBatches(nn.Module):
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
-        batch, sizes = prepared(self.network.transform, images)
+        batch, sizes = prepare_batch(self.network.transform, images)
         features = self.network.backbone(batch)
         limits = torch.tensor(sizes, dtype=torch.float32).to(batch.device)
-        proposals = self.proposals(batch, features, limits)
-        image_ids = torch.arange(len(proposals)).repeat_interleave(torch.tensor([len(one) for one in proposals]))
+        proposals = self.propose(batch, features, limits)
+        image_ids = torch.arange(len(proposals)).repeat_interleave(torch.tensor([len(boxes) for boxes in proposals]))
         image_ids = image_ids.to(batch.device)
-        logits, offsets = self._look_closer(features, proposals, sizes)
-        boxes, scores, labels, image_ids = self.detections(logits, offsets, torch.cat(proposals), image_ids, limits)
-        given = torch.tensor([image.shape[-2:] for image in images], dtype=torch.float32)
-        scale_yx = (given / torch.tensor(sizes, dtype=torch.float32)).to(batch.device)[image_ids]
+        logits, offsets = self._run_box_head(features, proposals, sizes)
+        boxes, scores, labels, image_ids = self.detect(logits, offsets, torch.cat(proposals), image_ids, limits)
+        original = torch.tensor([image.shape[-2:] for image in images], dtype=torch.float32)
+        scale_yx = (original / torch.tensor(sizes, dtype=torch.float32)).to(batch.device)[image_ids]
         boxes = boxes * scale_yx[:, [1, 0, 1, 0]]
         return torch.cat([boxes, scores[:, None], labels[:, None].float(), image_ids[:, None].float()], dim=1)
 
-    def proposals(self, batch: Tensor, features: Any, limits: Tensor) -> list[Tensor]:
-        """Where to look closer: (P, 4) float32 in pixels of the resized image for each image, best first.
+    def propose(self, batch: Tensor, features: Any, limits: Tensor) -> list[Tensor]:
+        """Return the proposals of each image: (P, 4) float32 in pixels of the resized image, best first.
 
-        `limits` (N, 2) float32 is each resized image's height and width.
+        `limits` (N, 2) float32 is the height and width of each resized image.
         """
         rpn = self.network.rpn
         levels = list(features.values())
         objectness, deltas = rpn.head(levels)
         anchors = self._anchors_of(batch, levels)
         num_images, first = len(batch), 0
-        chosen: list[tuple[Tensor, Tensor]] = []
+        best_by_level: list[tuple[Tensor, Tensor]] = []
         for scores_map, deltas_map in zip(objectness, deltas, strict=True):
             scores = scores_map.float().permute(0, 2, 3, 1).flatten(1)
             height, width = deltas_map.shape[-2:]
@@ -88,98 +88,105 @@ class RcnnInBatches(nn.Module):
             best = scores.topk(min(rpn.pre_nms_top_n(), scores.shape[1]), dim=1)
             picked = offsets.gather(1, best.indices[:, :, None].expand(-1, -1, 4)).float()
             boxes = rpn.box_coder.decode_single(picked.flatten(0, 1), anchors[first + best.indices].flatten(0, 1))
-            chosen.append((boxes.view(num_images, -1, 4), best.values.sigmoid()))
+            best_by_level.append((boxes.view(num_images, -1, 4), best.values.sigmoid()))
             first += scores.shape[1]
-        return self._filtered(chosen, limits)
+        return self._suppress_proposals(best_by_level, limits)
 
     def _anchors_of(self, batch: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        """(A, 4) float32 for all levels of one image. They depend on shapes alone."""
+        """Return the anchors of all levels of one image, (A, 4) float32. They depend on shapes only."""
         key = (tuple(batch.shape[-2:]), *(tuple(level.shape[-2:]) for level in levels))
         anchors = self._anchors.get(key)
         if anchors is None:
-            # The generator takes dtype and shape from the features, whose values may be of reduced precision.
-            shaped = [batch.new_empty(1).expand(level.shape) for level in levels]
-            one = ImageList(batch[:1], [(int(batch.shape[-2]), int(batch.shape[-1]))])
-            anchors = self.network.rpn.anchor_generator(one, shaped)[0]
-            if len(self._anchors) >= _SHAPES:
+            # The generator takes dtype and shape from the features, whose own dtype may be of 16 bits.
+            stand_ins = [batch.new_empty(1).expand(level.shape) for level in levels]
+            image = ImageList(batch[:1], [(int(batch.shape[-2]), int(batch.shape[-1]))])
+            anchors = self.network.rpn.anchor_generator(image, stand_ins)[0]
+            if len(self._anchors) >= _MAX_CACHED_SHAPES:
                 self._anchors.clear()
             self._anchors[key] = anchors
         return anchors
 
-    def _filtered(self, chosen: Sequence[tuple[Tensor, Tensor]], limits: Tensor) -> list[Tensor]:
-        """What is left of each level's best after suppression, over all levels."""
+    def _suppress_proposals(self, best_by_level: Sequence[tuple[Tensor, Tensor]], limits: Tensor) -> list[Tensor]:
+        """Suppress overlapping proposals within each level; return the best of all levels for each image."""
         rpn = self.network.rpn
-        num_images, longest = len(limits), max(scores.shape[1] for _, scores in chosen)
-        boxes = torch.stack([functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one, _ in chosen], dim=1)
-        scores = torch.stack([functional.pad(one, (0, longest - one.shape[1]), value=-1) for _, one in chosen], dim=1)
-        boxes = _inside(boxes, limits[:, None, None])
+        num_images, longest = len(limits), max(scores.shape[1] for _, scores in best_by_level)
+        padded_boxes = [functional.pad(boxes, (0, 0, 0, longest - boxes.shape[1])) for boxes, _ in best_by_level]
+        padded_scores = [
+            functional.pad(scores, (0, longest - scores.shape[1]), value=-1) for _, scores in best_by_level
+        ]
+        boxes, scores = torch.stack(padded_boxes, dim=1), torch.stack(padded_scores, dim=1)
+        boxes = _clip_boxes(boxes, limits[:, None, None])
         sides = boxes[..., 2:] - boxes[..., :2]
-        is_there = (sides >= rpn.min_size).all(dim=-1) & (scores >= max(rpn.score_thresh, 0.0))
-        image, level, _ = is_there.nonzero(as_tuple=True)
+        is_present = (sides >= rpn.min_size).all(dim=-1) & (scores >= max(rpn.score_thresh, 0.0))
+        image_ids, level, _ = is_present.nonzero(as_tuple=True)
         moved = torch.zeros_like(boxes)
-        moved[is_there] = apart(boxes[is_there], level, image, num_images=num_images)
-        keep = kept(moved.flatten(0, 1), is_there.flatten(0, 1), iou_threshold=rpn.nms_thresh)
+        moved[is_present] = offset_boxes(boxes[is_present], level, image_ids, num_images=num_images)
+        keep = nms_mask(moved.flatten(0, 1), is_present.flatten(0, 1), iou_threshold=rpn.nms_thresh)
         keep = keep.view(num_images, -1)
         scores = scores.flatten(1).masked_fill(~keep, -1.0)
         best = scores.argsort(dim=1, descending=True, stable=True)[:, : rpn.post_nms_top_n()]
         boxes = boxes.flatten(1, 2).gather(1, best[:, :, None].expand(-1, -1, 4))
         counts = keep.sum(dim=1).tolist()
-        return [some[:count] for some, count in zip(boxes, counts, strict=True)]
+        return [sorted_boxes[:count] for sorted_boxes, count in zip(boxes, counts, strict=True)]
 
-    def _look_closer(
+    def _run_box_head(
         self, features: Any, proposals: list[Tensor], sizes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """Class logits (P, C) and box offsets (P, 4 C) of all proposals, float32."""
+        """Return class logits (P, C) and box offsets (P, 4 C) of all proposals, float32."""
         heads = self.network.roi_heads
-        # Pooling has no kernel for bfloat16, and would round coordinates to it; it wants planes, too.
+        # RoI align has no kernel for bfloat16, and would round coordinates in 16 bits. It needs contiguous planes, too.
         planes = {name: level.float().contiguous() for name, level in features.items()}
         logits, offsets = heads.box_predictor(heads.box_head(heads.box_roi_pool(planes, proposals, sizes)))
         return logits.float(), offsets.float()
 
-    def detections(
-        self, logits: Tensor, offsets: Tensor, proposals: Tensor, images: Tensor, limits: Tensor
+    def detect(
+        self, logits: Tensor, offsets: Tensor, proposals: Tensor, image_ids: Tensor, limits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes (N, 4) in pixels of the resized image, scores, labels and images (N,); by image, best first."""
+        """Return boxes (N, 4) in pixels of the resized image, and their scores, label ids and image ids (N,).
+
+        They are ordered by image, and best first within an image. `limits` is as in `propose`.
+        """
         heads, num_classes, num_images = self.network.roi_heads, logits.shape[-1], len(limits)
         all_scores = logits.softmax(dim=-1)
         all_boxes = heads.box_coder.decode_single(offsets, proposals).view(-1, num_classes, 4)
-        all_boxes = _inside(all_boxes, limits[images][:, None])
+        all_boxes = _clip_boxes(all_boxes, limits[image_ids][:, None])
         sides = all_boxes[..., 2:] - all_boxes[..., :2]
-        is_there = (all_scores > heads.score_thresh) & (sides >= _SMALLEST_BOX).all(dim=-1)
-        is_there[:, 0] = False  # the background
-        row, labels = is_there.nonzero(as_tuple=True)
-        boxes, scores, images = all_boxes[row, labels], all_scores[row, labels], images[row]
+        is_present = (all_scores > heads.score_thresh) & (sides >= _MIN_BOX_SIDE).all(dim=-1)
+        is_present[:, 0] = False  # the background
+        row, labels = is_present.nonzero(as_tuple=True)
+        boxes, scores, image_ids = all_boxes[row, labels], all_scores[row, labels], image_ids[row]
         if not len(row):
-            return boxes, scores, labels, images
-        groups, is_member = grouped(images * num_classes + labels, scores, num_groups=num_images * num_classes)
-        moved = apart(boxes, labels, images, num_images=num_images)
-        keep = groups[kept(moved[groups], is_member, iou_threshold=heads.nms_thresh)].sort().values
+            return boxes, scores, labels, image_ids
+        groups, is_member = group_boxes(image_ids * num_classes + labels, scores, num_groups=num_images * num_classes)
+        moved = offset_boxes(boxes, labels, image_ids, num_images=num_images)
+        keep = groups[nms_mask(moved[groups], is_member, iou_threshold=heads.nms_thresh)].sort().values
         keep = keep[scores[keep].argsort(descending=True, stable=True)]
-        keep = keep[images[keep].argsort(stable=True)]
-        counts = torch.bincount(images[keep], minlength=num_images)
-        rank = torch.arange(len(keep), device=keep.device) - (counts.cumsum(0) - counts)[images[keep]]
+        keep = keep[image_ids[keep].argsort(stable=True)]
+        counts = torch.bincount(image_ids[keep], minlength=num_images)
+        rank = torch.arange(len(keep), device=keep.device) - (counts.cumsum(0) - counts)[image_ids[keep]]
         keep = keep[rank < heads.detections_per_img]
-        return boxes[keep], scores[keep], labels[keep], images[keep]
+        return boxes[keep], scores[keep], labels[keep], image_ids[keep]
 
 
-def prepared(transform: Any, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """What torchvision's transform makes of images (3, H, W): one batch (N, 3, H, W) float32, and the size of each
-    within it, before padding. Images of one shape go through all of it together.
+def prepare_batch(transform: Any, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Do what torchvision's transform does with images (3, H, W), with images of one shape in one step.
+
+    Returns one batch (N, 3, H, W) float32, and the height and width of each image within it, before padding.
     """
     if len({image.shape for image in images}) == 1:
-        ready = [_resized(transform, torch.stack(list(images)))]
-        sizes = [ready[0].shape[-2:]] * len(images)
+        resized = [_normalize_and_resize(transform, torch.stack(list(images)))]
+        sizes = [resized[0].shape[-2:]] * len(images)
     else:
-        ready = [_resized(transform, image[None]) for image in images]
-        sizes = [one.shape[-2:] for one in ready]
+        resized = [_normalize_and_resize(transform, image[None]) for image in images]
+        sizes = [image.shape[-2:] for image in resized]
     stride = transform.size_divisible
     height, width = (-(-max(size[side] for size in sizes) // stride) * stride for side in (0, 1))
-    padded = [functional.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in ready]
+    padded = [functional.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in resized]
     return torch.cat(padded), [(int(size[0]), int(size[1])) for size in sizes]
 
 
-def _resized(transform: Any, images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 or float32 to float32, normalised, of the size that the network wants."""
+def _normalize_and_resize(transform: Any, images: Tensor) -> Tensor:
+    """Turn (N, 3, H, W) uint8 or float32 into normalized float32 of the size that the network uses."""
     values = images if images.is_floating_point() else images.float().div_(255)
     mean, std = (values.new_tensor(rgb)[:, None, None] for rgb in (transform.image_mean, transform.image_std))
     values = (values - mean) / std
@@ -193,7 +200,7 @@ def _resized(transform: Any, images: Tensor) -> Tensor:
     return functional.interpolate(values, mode="bilinear", align_corners=False, **size)
 
 
-def _inside(boxes: Tensor, limits: Tensor) -> Tensor:
-    """Boxes (..., 4) clipped to their image; `limits` (..., 2) is its height and width."""
-    most = torch.stack([limits[..., 1], limits[..., 0]] * 2, dim=-1)
-    return torch.minimum(boxes.clamp(min=0), most)
+def _clip_boxes(boxes: Tensor, limits: Tensor) -> Tensor:
+    """Clip boxes (..., 4) to their image; `limits` (..., 2) is its height and width."""
+    largest = torch.stack([limits[..., 1], limits[..., 0]] * 2, dim=-1)
+    return torch.minimum(boxes.clamp(min=0), largest)

@@ -1,9 +1,10 @@
-"""Parts of a network compiled by OpenVINO: its convolutions with their batch norms folded and activations fused.
+"""Parts of a network compiled by OpenVINO: their convolutions with batch norms folded and activations fused.
 
-Optional (`pip install 'batchtag[openvino]'`): Intel's own and well kept library, quick on AMD's processors too.
-What decides what a box is (proposals, suppression, thresholds) stays torchvision's; only parts that are arithmetic from
-one end to the other are replaced, each by something that is called like it. Large convolutions go Winograd's way
-(`winograd`). A part that cannot be compiled, or whose answers on another image differ from its own, stays as it is.
+Optional (`pip install 'batchtag[openvino]'`): Intel's own and well maintained library, quick on AMD's processors too.
+The steps that decide what becomes a box (proposals, suppression, thresholds) stay torchvision's. Only parts that
+compute from end to end are replaced, each by a module that is called in the same way. Large convolutions are computed
+by Winograd's algorithm (`winograd`). A part that cannot be compiled, or whose outputs on a second input differ, stays
+as it is.
 """
 
 from __future__ import annotations
@@ -19,169 +20,184 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from batchtag.models.acceleration.bn_folding import TOLERANCE, difference
-from batchtag.models.acceleration.openvino_core import quiet_openvino, the_core
-from batchtag.models.acceleration.submodules import larger_than_examples, replace_parts
-from batchtag.system import available_memory
+from batchtag.models.acceleration.bn_folding import TOLERANCE, relative_difference
+from batchtag.models.acceleration.openvino_core import import_openvino, shared_core
+from batchtag.models.acceleration.submodules import replace_parts, usual_scale
+from batchtag.system import available_memory_bytes
 
 log = logging.getLogger(__name__)
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-_SHARES_OF_MEMORY = 8
-"""One of so many is what all callers' steps of one convolution may take: each part of a network keeps its own."""
-_BOXES = 50
-"""As many boxes go through a head with convolutions at a time, of a thousand usually: all at once would need a GB for
-what lies between."""
+_MEMORY_SHARES = 8
+"""The intermediate results of one convolution, of all threads together, may take one share of the free memory, because
+each part of a network keeps its own."""
+_BOXES_PER_BATCH = 50
+"""Number of boxes that a head with convolutions computes at a time; an image usually has a thousand. All at once would
+need 1 GB for intermediate results."""
 
 
 def compile_part(
     part: nn.Module,
-    example: Any,
-    other: Any,
+    first: Any,
+    second: Any,
     *,
-    usual: Sequence[Sequence[int]],
+    usual_shapes: Sequence[Sequence[int]],
     threads: int,
-    batch: int | None = None,
+    batch_size: int | None = None,
 ) -> nn.Module:
-    """`part` as OpenVINO runs it, or `part` itself where that cannot be; in evaluation mode, on the CPU, float32.
+    """Return the part compiled by OpenVINO, or `part` itself if that fails or gives other outputs.
 
-    `example` and `other` are two inputs (a tensor or a list of them) that differ in their sizes: one to translate by,
-    one to compare answers on. `usual` is the shape of each tensor of one as it will be; sides in which all three agree
-    are taken never to differ. `threads` callers are served at a time, each by one core. With `batch`, as many are
-    computed at a time, always: fewer are filled up. Where that leaves no side open, OpenVINO does less besides.
+    The part is in evaluation mode, on the CPU, in float32. `first` and `second` are inputs (a tensor or a list of them)
+    of different sizes: `first` is used to translate the part, `second` to compare outputs. `usual_shapes` has the shape
+    of each tensor of a usual input; a side that is equal in all three is assumed to be always equal. `threads` threads
+    can call the part at the same time, and each uses one core. If `batch_size` is given, the part always computes so
+    many images at a time, and fewer are padded to it; where no side is left open then, OpenVINO has less work.
     """
     for winograd in (True, False):
         try:
-            compiled = Compiled(part, [example, other], usual=usual, threads=threads, batch=batch, winograd=winograd)
+            compiled = CompiledPart(
+                part,
+                [first, second],
+                usual_shapes=usual_shapes,
+                threads=threads,
+                batch_size=batch_size,
+                winograd=winograd,
+            )
             with torch.inference_mode():
-                wrong = difference(part(other), compiled(other))
-        except Exception as error:  # around one part of one network, with thousands of operators on either side
+                difference = relative_difference(part(second), compiled(second))
+        except Exception as error:  # around one part of one network; OpenVINO and torch have thousands of operators
             log.info("%s is not compiled: %s: %s", type(part).__name__, type(error).__name__, error)
             continue
-        if wrong <= TOLERANCE:  # NaN is no agreement
+        if difference <= TOLERANCE:  # False for NaN
             return compiled
         log.warning(
-            "%s is not compiled%s: OpenVINO's answers differ by %.2g of the largest",
+            "%s is not compiled%s: OpenVINO's outputs differ by %.2g of the largest value",
             type(part).__name__,
             " with Winograd's convolutions" if winograd else "",
-            wrong,
+            difference,
         )
     return part
 
 
-class Compiled(nn.Module):
-    """Called like the part it was made of. What it gives is this thread's until the same thread calls it again."""
+class CompiledPart(nn.Module):
+    """A part compiled by OpenVINO, called as the part itself.
+
+    Its output is valid until the same thread calls it again.
+    """
 
     def __init__(
         self,
         part: nn.Module,
         examples: Sequence[Any],
         *,
-        usual: Sequence[Sequence[int]],
+        usual_shapes: Sequence[Sequence[int]],
         threads: int,
-        batch: int | None = None,
+        batch_size: int | None = None,
         winograd: bool = True,
     ) -> None:
-        """Raises what OpenVINO raises. `examples` and the rest are as `compile_part` takes them."""
+        """Compile the part. The arguments are those of `compile_part`; raises what OpenVINO raises."""
         super().__init__()
-        model = graph_of(part, examples[0])
-        shapes = _declared_shapes(examples, usual)
-        if batch is not None:
-            shapes = [[batch, *sides] for _, *sides in shapes]
+        model = trace_model(part, examples[0])
+        shapes = _declared_shapes(examples, usual_shapes)
+        if batch_size is not None:
+            shapes = [[batch_size, *sides] for _, *sides in shapes]
         model.reshape(dict(zip(model.inputs, shapes, strict=True)))
         if winograd:
             from batchtag.models.acceleration.winograd import use_winograd
 
-            use_winograd(model, usual, max_bytes=available_memory() // _SHARES_OF_MEMORY // threads)
+            max_bytes = available_memory_bytes() // _MEMORY_SHARES // threads
+            use_winograd(model, usual_shapes, max_bytes=max_bytes)
         settings = {**_SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
-        self._compiled = the_core().compile_model(model, "CPU", settings)
+        self._compiled = shared_core().compile_model(model, "CPU", settings)
         with torch.inference_mode():
-            self._gives = pytree.tree_structure(part(examples[0]))
-        self._batch = batch
-        # One a caller, and one for who loads. OpenVINO 2026.4 makes none while another computes, which may be seconds.
-        self._unused = [self._compiled.create_infer_request() for _ in range(threads + 1)]
-        self._own = threading.local()
+            self._output_structure = pytree.tree_structure(part(examples[0]))
+        self._batch_size = batch_size
+        # One request for each thread, and one for the thread that loads the model. OpenVINO 2026.4 creates no request
+        # while another one computes, which may take seconds.
+        self._unused_requests = [self._compiled.create_infer_request() for _ in range(threads + 1)]
+        self._thread = threading.local()
 
     def forward(self, inputs: Any) -> Any:
         leaves = pytree.tree_leaves(inputs)
-        if self._batch is None:
-            return self._answers(leaves)
-        batches = list(zip(*(leaf.split(self._batch) for leaf in leaves), strict=True))
+        if self._batch_size is None:
+            return self._infer(leaves)
+        batches = list(zip(*(leaf.split(self._batch_size) for leaf in leaves), strict=True))
         if len(batches) == 1:
-            return self._of_batch(batches[0])
-        return _joined([pytree.tree_map(Tensor.clone, self._of_batch(some)) for some in batches])
+            return self._infer_padded(batches[0])
+        return _concatenate([pytree.tree_map(Tensor.clone, self._infer_padded(batch)) for batch in batches])
 
-    def _of_batch(self, leaves: Sequence[Tensor]) -> Any:
-        count, missing = len(leaves[0]), cast(int, self._batch) - len(leaves[0])
+    def _infer_padded(self, leaves: Sequence[Tensor]) -> Any:
+        count, missing = len(leaves[0]), cast(int, self._batch_size) - len(leaves[0])
         if not missing:
-            return self._answers(leaves)
-        filled = [torch.cat([leaf, leaf.new_zeros(missing, *leaf.shape[1:])]) for leaf in leaves]
-        return pytree.tree_map(lambda answer: answer[:count], self._answers(filled))
+            return self._infer(leaves)
+        padded = [torch.cat([leaf, leaf.new_zeros(missing, *leaf.shape[1:])]) for leaf in leaves]
+        return pytree.tree_map(lambda output: output[:count], self._infer(padded))
 
-    def _answers(self, leaves: Sequence[Tensor]) -> Any:
-        if not hasattr(self._own, "request"):
-            self._own.request = self._unused.pop() if self._unused else self._compiled.create_infer_request()
-        given = [tensor.contiguous().numpy() for tensor in leaves]
-        answers = self._own.request.infer(given, share_inputs=True, share_outputs=True)
-        return pytree.tree_unflatten([torch.from_numpy(answer) for answer in answers.values()], self._gives)
+    def _infer(self, leaves: Sequence[Tensor]) -> Any:
+        if not hasattr(self._thread, "request"):
+            unused = self._unused_requests
+            self._thread.request = unused.pop() if unused else self._compiled.create_infer_request()
+        arrays = [tensor.contiguous().numpy() for tensor in leaves]
+        outputs = self._thread.request.infer(arrays, share_inputs=True, share_outputs=True)
+        return pytree.tree_unflatten([torch.from_numpy(output) for output in outputs.values()], self._output_structure)
 
 
-def _declared_shapes(examples: Sequence[Any], usual: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The shape of each tensor of an input, with -1 for a side that differs between the examples and the usual."""
-    shapes = [[one.shape for one in pytree.tree_leaves(example)] for example in examples]
+def _declared_shapes(examples: Sequence[Any], usual_shapes: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the shape of each tensor of an input, with -1 for a side that varies among examples and usual shapes."""
+    example_shapes = [[tensor.shape for tensor in pytree.tree_leaves(example)] for example in examples]
     return [
-        [side[0] if len(set(side)) == 1 else -1 for side in zip(*of_one, strict=True)]
-        for of_one in zip(*shapes, usual, strict=True)
+        [sides[0] if len(set(sides)) == 1 else -1 for sides in zip(*shapes, strict=True)]
+        for shapes in zip(*example_shapes, usual_shapes, strict=True)
     ]
 
 
-def _joined(answers: Sequence[Any]) -> Any:
-    """The answers to the parts of a batch as the answer to the whole."""
-    leaves = [pytree.tree_leaves(answer) for answer in answers]
+def _concatenate(outputs: Sequence[Any]) -> Any:
+    """Concatenate the outputs of several batches, tensor by tensor."""
+    leaves = [pytree.tree_leaves(output) for output in outputs]
     return pytree.tree_unflatten(
-        [torch.cat(some) for some in zip(*leaves, strict=True)], pytree.tree_structure(answers[0])
+        [torch.cat(tensors) for tensors in zip(*leaves, strict=True)], pytree.tree_structure(outputs[0])
     )
 
 
-def graph_of(part: nn.Module, example: Any) -> Any:
-    """The `openvino.Model` of a part, read from what it does with an input; its sides are open."""
-    inputs, takes = pytree.tree_flatten(example)
-    openvino, trace = quiet_openvino(), cast(Any, torch.jit.trace)
+def trace_model(part: nn.Module, example: Any) -> Any:
+    """Return the `openvino.Model` of a part, traced on an example; its shapes are open."""
+    inputs, structure = pytree.tree_flatten(example)
+    openvino, trace = import_openvino(), cast(Any, torch.jit.trace)
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.trace, which OpenVINO reads networks by, is on its way out
-        # Traced by OpenVINO itself, which lets torch trace twice to compare and freezes nothing, mobilenet_v3_large
-        # takes 2.9 s instead of 1.1 and comes to the same numbers. `compile_part` compares on another image.
-        traced = torch.jit.freeze(trace(_Flat(part, takes).eval(), tuple(inputs), check_trace=False))
+        warnings.simplefilter("ignore")  # torch.jit.trace, by which OpenVINO reads networks, is deprecated
+        # If OpenVINO traces, it lets torch trace twice to compare, and freezes nothing: mobilenet_v3_large then takes
+        # 2.9 s instead of 1.1 s, for the same numbers. `compile_part` compares on another input.
+        traced = torch.jit.freeze(trace(_FlatPart(part, structure).eval(), tuple(inputs), check_trace=False))
         return openvino.convert_model(traced, example_input=tuple(inputs))
 
 
-class _Flat(nn.Module):
-    """A part that takes and gives tensors one by one, as OpenVINO wants it."""
+class _FlatPart(nn.Module):
+    """A part whose inputs and outputs are single tensors, as OpenVINO needs them."""
 
-    def __init__(self, part: nn.Module, takes: Any) -> None:
+    def __init__(self, part: nn.Module, structure: Any) -> None:
         super().__init__()
         self.part = part
-        self._takes = takes
+        self._structure = structure
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(pytree.tree_leaves(self.part(pytree.tree_unflatten(list(inputs), self._takes))))
+        return tuple(pytree.tree_leaves(self.part(pytree.tree_unflatten(list(inputs), self._structure))))
 
 
 def compile_detector(network: Any, *, threads: int) -> None:
-    """Compile the parts of a torchvision detection network that look at pixels and features, in place.
+    """Compile the parts of a torchvision detection network, in place.
 
-    Where it resizes all images to one size, no side of what these take stays open, and images go one at a time.
+    If the network resizes all images to one size, no side of its inputs is open, and images are computed one at a time.
     """
-    larger = larger_than_examples(network.transform)
-    batch = 1 if network.transform.fixed_size is not None else None
+    scale = usual_scale(network.transform)
+    batch_size = 1 if network.transform.fixed_size is not None else None
 
-    def make(part: nn.Module, first: Any, second: Any) -> nn.Module:
-        shapes = [tuple(one.shape) for one in pytree.tree_leaves(first)]
+    def make_part(part: nn.Module, first: Any, second: Any) -> nn.Module:
+        shapes = [tuple(tensor.shape) for tensor in pytree.tree_leaves(first)]
         if not isinstance(part, nn.Sequential):
-            usual = [(*shape[:2], *(math.ceil(side * larger) for side in shape[2:])) for shape in shapes]
-            return compile_part(part, first, second, usual=usual, threads=threads, batch=batch)
-        usual = [(_BOXES, *shape[1:]) for shape in shapes]  # a box head and its predictor
-        has_convolutions = any(isinstance(one, nn.Conv2d) for one in part.modules())
-        boxes = _BOXES if has_convolutions else None
-        return compile_part(part, first, second, usual=usual, threads=threads, batch=boxes)
+            usual = [(*shape[:2], *(math.ceil(side * scale) for side in shape[2:])) for shape in shapes]
+            return compile_part(part, first, second, usual_shapes=usual, threads=threads, batch_size=batch_size)
+        usual = [(_BOXES_PER_BATCH, *shape[1:]) for shape in shapes]  # a box head with its predictor
+        has_convolutions = any(isinstance(module, nn.Conv2d) for module in part.modules())
+        boxes = _BOXES_PER_BATCH if has_convolutions else None
+        return compile_part(part, first, second, usual_shapes=usual, threads=threads, batch_size=boxes)
 
-    replace_parts(network, make)
+    replace_parts(network, make_part)

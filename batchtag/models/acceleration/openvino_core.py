@@ -1,4 +1,9 @@
-"""OpenVINO itself: silent, and begun once in a process. Importable without it and without torch."""
+"""OpenVINO itself: imported without its telemetry, and started once per process. Importable without it and torch.
+
+Both functions work around OpenVINO 2026.4. `import_openvino` can become a plain import when importing OpenVINO sends
+nothing, or when a setting turns that off. `shared_core` can go when a `Core` that ends leaves the signal stack of its
+thread alone.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +12,35 @@ import threading
 from functools import cache
 from typing import Any
 
-_ONE_AT_A_TIME = threading.Lock()
+_CORE_LOCK = threading.Lock()
+"""Held while the core is created, so that two threads do not create two."""
 
 
-def quiet_openvino() -> Any:
-    """The library, silent: by itself it tells its makers of every import and every translation, unless opted out."""
-    spoken = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so its import fails, and a stub is used
+def import_openvino() -> Any:
+    """Return the module, without telemetry: by default it reports every import and every translation to its makers."""
+    telemetry = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # its import fails, and OpenVINO uses a stub
     try:
         import openvino
     finally:
-        if spoken is None:
+        if telemetry is None:
             del sys.modules["openvino_telemetry"]
         else:
-            sys.modules["openvino_telemetry"] = spoken
+            sys.modules["openvino_telemetry"] = telemetry
     return openvino
 
 
-def the_core() -> Any:
-    """The `openvino.Core` of this process, which never ends.
+def shared_core() -> Any:
+    """Return the `openvino.Core` of this process, which is never destroyed.
 
-    Each Core gives its thread a stack for signals, and when it ends brings back the one before it (OpenVINO 2026.4.1),
-    though that one's memory may be gone: the next signal that Python has a handler for then ended the process, without
-    a word.
+    Each Core gives its thread a stack for signals. When it is destroyed, it restores the stack that was there before
+    (OpenVINO 2026.4.1), although that memory may have been freed. The next signal with a Python handler then ended the
+    process without a message.
     """
-    with _ONE_AT_A_TIME:
-        return _core()
+    with _CORE_LOCK:
+        return _create_core()
 
 
 @cache
-def _core() -> Any:
-    return quiet_openvino().Core()
+def _create_core() -> Any:
+    return import_openvino().Core()

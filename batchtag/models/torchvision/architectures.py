@@ -1,7 +1,7 @@
-"""How to call a builder of networks without surprises: torchvision's, and one small detector of our own (`small`).
+"""Calls of network builders without surprises: torchvision's, and our own small detector (`small_faster_rcnn`).
 
-A builder may download (backbone weights), draw from the global random generator, and names its thresholds in one of two
-ways; after this room none of that is visible. Which builders there are, `published` says.
+A builder may download backbone weights, may draw from the global random generator, and names its thresholds in one of
+two ways. This module hides all of that. `zoo` knows which builders exist.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from batchtag.models.torchvision.small_faster_rcnn import fasterrcnn_small_fpn
 from batchtag.models.torchvision.zoo_table import SMALL_FASTER_RCNN
 from batchtag.types import InputResolution
 
-if TYPE_CHECKING:  # what builds a network needs no pydantic
+if TYPE_CHECKING:  # building a network needs no pydantic
     from batchtag.tasks import Task
 
 
 def untrained_arguments(builder: str, *, task: Task) -> dict[str, Any]:
-    """What a builder must be told so that it builds without weights, without a download and without a warning."""
+    """Return the arguments with which a builder makes no download, gives no warning, and builds random weights."""
     if builder == SMALL_FASTER_RCNN:
         return {}
     if task == "detect":
@@ -33,20 +33,22 @@ def untrained_arguments(builder: str, *, task: Task) -> dict[str, Any]:
     return {"weights": None}
 
 
-def limits(builder: str, *, score_floor: float, max_tags: int) -> dict[str, Any]:
-    """A detection builder's arguments for the lowest score and the most boxes of an image.
+def limit_arguments(builder: str, *, score_floor: float, max_tags: int) -> dict[str, Any]:
+    """Return a detection builder's arguments for the lowest score and the largest number of boxes of an image.
 
-    The candidates before suppression stay as published: 1,000 proposals, or 400 a class (SSD), or 1,000 a level.
+    The number of candidates before suppression stays as published: 1,000 proposals, 400 per class (SSD), or 1,000 per
+    level.
     """
     if "rcnn" in builder:
         return {"box_score_thresh": score_floor, "box_detections_per_img": max_tags}
     return {"score_thresh": score_floor, "detections_per_img": max_tags}
 
 
-def build(builder: str, arguments: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
-    """The network on the CPU in float32, in evaluation mode.
+def build_network(builder: str, arguments: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
+    """Build a network on the CPU in float32, in evaluation mode.
 
-    Random weights are those of `torch.manual_seed(seed)` in every process; the caller's generators are left alone.
+    Random weights are those of `torch.manual_seed(seed)` in every process; the process's own random generators are left
+    alone.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -56,10 +58,10 @@ def build(builder: str, arguments: Mapping[str, Any], *, seed: int = 0) -> nn.Mo
     return network.eval()
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load weights that come without torch's metadata (from safetensors): MNASNet insists on the version in it.
+def fill_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load weights that have no torch metadata (those from safetensors); MNASNet demands the version in it.
 
-    Raises RuntimeError for tensors that are not the network's.
+    Raises RuntimeError for tensors that do not fit the network.
     """
     state: Any = OrderedDict(tensors)
     state._metadata = {"": network.state_dict()._metadata[""]}  # type: ignore[attr-defined]
@@ -67,13 +69,13 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def detector_resolution(builder: str, arguments: Mapping[str, Any]) -> tuple[InputResolution, dict[str, Any]]:
-    """How many pixels a detector looks at, and its preprocessing in plain data.
+    """Return the input resolution of a detector, and its preprocessing as plain data.
 
-    Both are known to the built network only, so it is built on the meta device: 0.1 s and no memory.
+    Only the built network has both, so it is built on the meta device, in 0.1 s and without memory for weights.
     """
     with torch.device("meta"):
-        transform: Any = build(builder, arguments).transform
-    facts = {
+        transform: Any = build_network(builder, arguments).transform
+    preprocessing = {
         "min_size": transform.min_size[-1],
         "max_size": transform.max_size,
         "fixed_size": transform.fixed_size,
@@ -82,5 +84,6 @@ def detector_resolution(builder: str, arguments: Mapping[str, Any]) -> tuple[Inp
     }
     if transform.fixed_size is not None:
         width, height = transform.fixed_size
-        return InputResolution(mode="stretch", shorter_px=height, longer_px=width), facts
-    return InputResolution(mode="fit", shorter_px=transform.min_size[-1], longer_px=transform.max_size), facts
+        return InputResolution(mode="stretch", shorter_px=height, longer_px=width), preprocessing
+    resolution = InputResolution(mode="fit", shorter_px=transform.min_size[-1], longer_px=transform.max_size)
+    return resolution, preprocessing

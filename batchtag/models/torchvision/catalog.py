@@ -1,8 +1,8 @@
-"""Everything that torchvision publishes for our tasks, with the figures one chooses by.
+"""The catalog: all models that torchvision publishes for our tasks, with the figures to choose by.
 
-The figures are the publisher's own: box mAP on COCO-val2017, top-1 on ImageNet-1K. They rank models of one task and say
-nothing across tasks, so each task has its own order. A model of one label (Keypoint R-CNN finds persons) is measured on
-an easier question, and comes after the rest.
+The figures are the publisher's own: box mAP on COCO-val2017, top-1 accuracy on ImageNet-1K. They rank models of one
+task and cannot be compared between tasks, so each task has its own order. A model with one label (Keypoint R-CNN finds
+persons only) has an easier question to answer, and is listed after the others.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchtag.models.info import tag_labels
-from batchtag.models.torchvision.zoo import builder, builders
-from batchtag.models.torchvision.zoo_table import Builder
-from batchtag.tasks import Task
-
-_METRIC = {"detect": "box_map COCO-val2017", "classify": "acc@1 ImageNet-1K"}
+from batchtag.models.torchvision.zoo import get_builder, list_builders
+from batchtag.models.torchvision.zoo_table import PUBLISHED_METRICS, Builder
+from batchtag.tasks import TASKS, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """A builder with one of its weights. `metric` is in percent; `num_tags` counts the labels that can become tags."""
+    """A builder with one of its weights. `metric` is in percent; `num_tags` is the number of its tags."""
 
     name: str
     task: Task
@@ -37,27 +35,34 @@ class CatalogEntry:
         return asdict(self)
 
 
-def catalog(*, task: Task | None = None, only_default: bool = False) -> list[CatalogEntry]:
-    """All entries: detectors first, the best of a task first. `only_default` gives one entry a builder."""
-    tasks: tuple[Task, ...] = (task,) if task else ("detect", "classify")
+def list_catalog(*, task: Task | None = None, only_default: bool = False) -> list[CatalogEntry]:
+    """Return all entries: detectors first, and the best of each task first.
+
+    `only_default` leaves the best weights of each builder.
+    """
+    tasks: list[Task] = [task] if task else list(TASKS)
     entries = [
-        _entry(found, weights) for one in tasks for found in map(builder, builders(one)) for weights in found.weights
+        _make_entry(builder, weights_name)
+        for each in tasks
+        for builder in map(get_builder, list_builders(each))
+        for weights_name in builder.weights
     ]
     chosen = [entry for entry in entries if entry.is_default or not only_default]
     return sorted(chosen, key=lambda entry: (tasks.index(entry.task), entry.num_tags == 1, -entry.metric, entry.name))
 
 
-def _entry(found: Builder, name: str) -> CatalogEntry:
-    weights = found.weights[name]
+def _make_entry(builder: Builder, weights_name: str) -> CatalogEntry:
+    weights = builder.weights[weights_name]
+    data_set, metric = PUBLISHED_METRICS[builder.task]
     return CatalogEntry(
-        name=found.name,
-        task=found.task,
-        weights=name,
-        is_default=name == found.default,
-        metric_name=_METRIC[found.task],
+        name=builder.name,
+        task=builder.task,
+        weights=weights_name,
+        is_default=weights_name == builder.default,
+        metric_name=f"{metric} {data_set}",
         metric=weights.metric,
         num_params=weights.num_params,
         size_mb=weights.size_mb,
         gflops=weights.gflops,
-        num_tags=sum(1 for label in tag_labels(weights.categories, task=found.task) if label),
+        num_tags=sum(1 for label in tag_labels(weights.categories, task=builder.task) if label),
     )

@@ -1,9 +1,10 @@
-"""torchvision itself, without TorchDynamo: more than a second of a core in every worker's start, and nobody compiles.
+"""Workaround: import torchvision without TorchDynamo, which takes more than a second of a core in every worker's start.
 
-torchvision 0.29 takes one name of it, `is_compile_supported`, which RoI align calls where it must be deterministic on a
-GPU, and marks one function (`tv_tensors.wrap`) as not to be compiled, both while it is imported. Meanwhile the name is
-a function that looks for the real one when it is called, and the mark is none. Where torchvision comes to want more, it
-gets the real thing, and nothing is saved.
+Nothing here compiles with it. torchvision 0.29 uses TorchDynamo twice while it is imported. It takes one name,
+`is_compile_supported`, which RoI align calls where it must be deterministic on a GPU; and it marks one function
+(`tv_tensors.wrap`) as not to be compiled. During the import that name is a function that imports the real one when it
+is called, and marking does nothing. If torchvision comes to use more, it gets the real module, and nothing is saved.
+This module can go when torchvision imports TorchDynamo only where it uses it.
 """
 
 from __future__ import annotations
@@ -14,44 +15,48 @@ import threading
 from types import ModuleType
 from typing import Any
 
-_UTILS = "torch._dynamo.utils"
-_ONE_AT_A_TIME = threading.Lock()
+_DYNAMO_UTILS = "torch._dynamo.utils"
+_IMPORT_LOCK = threading.Lock()
+"""Held while modules are replaced, so that two threads do not do it at once."""
 
 
 def import_torchvision() -> None:
-    """Import torchvision and its transforms, unless it, or TorchDynamo, is there. Nothing else may import it before."""
+    """Import torchvision and its transforms, unless torchvision or TorchDynamo is imported already.
+
+    Nothing else may import torchvision before. Runs in workers.
+    """
     import torch
 
-    with _ONE_AT_A_TIME:
+    with _IMPORT_LOCK:
         if "torchvision" not in sys.modules and "torch._dynamo" not in sys.modules:
-            _import(torch.compiler)
+            _import_with_stand_in(torch.compiler)
 
 
-def _import(compiler: Any) -> None:
-    stand_in: Any = ModuleType(_UTILS)
+def _import_with_stand_in(compiler: Any) -> None:
+    stand_in: Any = ModuleType(_DYNAMO_UTILS)
     stand_in.is_compile_supported = _is_compile_supported
-    stand_in.__getattr__ = _real_name
+    stand_in.__getattr__ = _get_real_name
     disable = compiler.disable
-    sys.modules[_UTILS] = stand_in
+    sys.modules[_DYNAMO_UTILS] = stand_in
     compiler.disable = lambda fn=None, *args, **kwargs: fn if callable(fn) else disable(fn, *args, **kwargs)
     try:
         importlib.import_module("torchvision.transforms.v2")
     finally:
         compiler.disable = disable
-        if sys.modules.get(_UTILS) is stand_in:
-            del sys.modules[_UTILS]
+        if sys.modules.get(_DYNAMO_UTILS) is stand_in:
+            del sys.modules[_DYNAMO_UTILS]
 
 
 def _is_compile_supported(device_type: str) -> bool:
-    found: bool = _real_name("is_compile_supported")(device_type)
-    return found
+    answer: bool = _get_real_name("is_compile_supported")(device_type)
+    return answer
 
 
-def _real_name(name: str) -> Any:
-    """What a name is in TorchDynamo's own module, also while the other stands in for it."""
+def _get_real_name(name: str) -> Any:
+    """Return what a name is in TorchDynamo's own module, also while the stand-in is in its place."""
     if name.startswith("__"):
-        raise AttributeError(name)  # of those who look at every module there is
-    there = sys.modules.get(_UTILS)
-    if there is not None and there.__spec__ is None:
-        del sys.modules[_UTILS]
-    return getattr(importlib.import_module(_UTILS), name)
+        raise AttributeError(name)  # asked for by tools that inspect every module
+    module = sys.modules.get(_DYNAMO_UTILS)
+    if module is not None and module.__spec__ is None:
+        del sys.modules[_DYNAMO_UTILS]
+    return getattr(importlib.import_module(_DYNAMO_UTILS), name)

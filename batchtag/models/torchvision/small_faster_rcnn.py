@@ -1,8 +1,9 @@
-"""A Faster R-CNN small enough to be trained from nothing on a laptop: torchvision's own parts, with less of each.
+"""A Faster R-CNN that is small enough to be trained from scratch on a laptop, made of torchvision's own parts.
 
-The trunk is a ResNet of half the usual width with five basic blocks, the pyramid has 48 channels where torchvision's
-builders have 256, and the box head 256 units where they have 1,024: 2.2 million weights against 19 to 43 million, less
-than 5 MB in float16. For a few classes of things between 12 and 250 pixels of an image resized to 320, that is enough.
+The backbone is a ResNet of half the usual width with five basic blocks. The pyramid has 48 channels where torchvision's
+builders have 256, and the box head 256 units where they have 1,024: 2.2 million weights instead of 19 to 43 million,
+and less than 5 MB in float16. That is enough for a few classes of objects between 12 and 250 pixels of an image resized
+to 320.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 from batchtag.models.torchvision.zoo_table import SMALL_SIZES
 
 _WIDTHS = (32, 64, 128, 256)
+"""Channels of the four stages of the backbone."""
 _BLOCKS = (1, 1, 2, 1)
-_RATIOS = (0.5, 1.0, 2.0)
+"""Basic blocks of the four stages."""
+_ASPECT_RATIOS = (0.5, 1.0, 2.0)
+"""Height divided by width of the anchors."""
 
 
 def fasterrcnn_small_fpn(
@@ -36,14 +40,15 @@ def fasterrcnn_small_fpn(
     max_size: int = SMALL_SIZES["max_size"],
     **limits_and_preprocessing: Any,
 ) -> nn.Module:
-    """The network, with random weights. `anchor_sizes` are pixels after resizing, for strides 4, 8, 16 and 32.
+    """Build the network with random weights.
 
-    The rest are torchvision's arguments of FasterRCNN. Its numbers of proposals and samples are made for 80 classes; a
-    quarter of them does for a handful, and is faster to train on a CPU.
+    `anchor_sizes` are pixels of the resized image, for strides 4, 8, 16 and 32. The other arguments are those of
+    torchvision's FasterRCNN. Its numbers of proposals and samples are meant for 80 classes; about a quarter of them is
+    enough for a few classes, and faster to train on a CPU.
     """
     levels = [str(i) for i in range(len(_WIDTHS))]
     backbone: Any = BackboneWithFPN(
-        _trunk(),
+        _build_backbone(),
         {f"layer{i + 1}": level for i, level in enumerate(levels)},
         list(_WIDTHS),
         channels,
@@ -63,7 +68,7 @@ def fasterrcnn_small_fpn(
         backbone,
         min_size=min_size,
         max_size=max_size,
-        rpn_anchor_generator=AnchorGenerator(sizes, (_RATIOS,) * len(sizes)),
+        rpn_anchor_generator=AnchorGenerator(sizes, (_ASPECT_RATIOS,) * len(sizes)),
         box_roi_pool=MultiScaleRoIAlign(featmap_names=levels, output_size=7, sampling_ratio=2),
         box_head=TwoMLPHead(channels * 7 * 7, representation),
         box_predictor=FastRCNNPredictor(representation, num_classes),
@@ -72,29 +77,32 @@ def fasterrcnn_small_fpn(
     return network
 
 
-def _trunk() -> nn.Module:
-    """Strides 4, 8, 16 and 32 as layer1 to layer4; weights are drawn as torchvision's ResNet draws its own."""
+def _build_backbone() -> nn.Module:
+    """Build stages of strides 4, 8, 16 and 32, named layer1 to layer4. Weights are drawn as in torchvision's ResNet."""
     stages = OrderedDict[str, nn.Module](
         stem=Conv2dNormActivation(3, _WIDTHS[0], kernel_size=7, stride=2),
         pool=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
     )
-    before = _WIDTHS[0]
+    channels = _WIDTHS[0]
     for i, (width, num_blocks) in enumerate(zip(_WIDTHS, _BLOCKS, strict=True)):
-        blocks: list[nn.Module] = [_first_block(before, width, stride=1 if i == 0 else 2)]
+        blocks: list[nn.Module] = [_build_first_block(channels, width, stride=1 if i == 0 else 2)]
         blocks += [BasicBlock(width, width) for _ in range(num_blocks - 1)]
         stages[f"layer{i + 1}"] = nn.Sequential(*blocks)
-        before = width
-    trunk = nn.Sequential(stages)
-    for module in trunk.modules():
+        channels = width
+    backbone = nn.Sequential(stages)
+    for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return trunk
+    return backbone
 
 
-def _first_block(before: int, width: int, *, stride: int) -> nn.Module:
-    if stride == 1 and before == width:
+def _build_first_block(channels: int, width: int, *, stride: int) -> nn.Module:
+    """Build the first block of a stage, with a shortcut that changes size and channels where necessary."""
+    if stride == 1 and channels == width:
         block: nn.Module = BasicBlock(width, width)
         return block
-    shortcut = nn.Sequential(nn.Conv2d(before, width, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width))
-    block = BasicBlock(before, width, stride=stride, downsample=shortcut)
+    shortcut = nn.Sequential(
+        nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width)
+    )
+    block = BasicBlock(channels, width, stride=stride, downsample=shortcut)
     return block

@@ -1,10 +1,11 @@
-"""What torchvision publishes of its builders, as plain data: read from published.json, without importing torchvision.
+"""The builders and weights that torchvision publishes, as plain data from zoo.json, without importing torchvision.
 
-A driver needs a model's labels, digest and file, and torchvision brings torch and torch's compiler for them: of the
-eight seconds of a core that a run's driver took before its workers could begin, five were these imports. The table is
-that of one torchvision, and holds for every process that has the same; elsewhere torchvision itself is asked
-(`survey`, which also writes the table: `python -m batchtag.models.survey`). A test holds one against the other. Where a
-file is to be fetched from is torchvision's to say. Importable without torch and without pydantic.
+A driver needs a model's labels, digest and file. torchvision brings torch and torch's compiler with it: of the 8 s of a
+core that a run's driver took before its workers could start, 5 s were these imports. The table belongs to one version
+of torchvision. With another version, torchvision itself is asked (`build_zoo`, which also writes the table: `python -m
+batchtag.models.torchvision.build_zoo`). A test compares the two. The URL of a file is not in the table; only
+torchvision knows it. Importable without torch
+and without pydantic.
 """
 
 from __future__ import annotations
@@ -12,103 +13,111 @@ from __future__ import annotations
 import difflib
 import json
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from batchtag.config.model import TorchvisionSpec
 from batchtag.errors import ModelError, UsageError
-from batchtag.models.torchvision.zoo_table import SMALL_FASTER_RCNN, TABLE, Builder, Weights, installed
+from batchtag.models.torchvision.zoo_table import (
+    SMALL_FASTER_RCNN,
+    TABLE,
+    Builder,
+    Weights,
+    installed_torchvision,
+)
+from batchtag.tasks import TASKS, Task
 from batchtag.types import InputResolution
 
 if TYPE_CHECKING:
-    from batchtag.tasks import Task
+    from batchtag.config.model import TorchvisionSpec
 
 
-_FLAG = {"detect": "--detector", "classify": "--classifier"}
-_NOUN = {"detect": "detector", "classify": "classifier"}
+def get_builder(name: str) -> Builder:
+    """Return the facts of one builder.
 
-
-def builder(name: str) -> Builder:
-    """The facts of one builder. Raises UsageError if torchvision publishes none of that name, with the nearest."""
-    task = task_of(name)
-    if name == SMALL_FASTER_RCNN:
-        raise UsageError(f"{name} has no published weights; it is there to be trained (`batchtag train`)")
-    if _table() is not None:
-        return _from_table(name, task)
-    from batchtag.models.torchvision import build_zoo
-
-    return build_zoo.builder(name, task)
-
-
-def builders(task: Task) -> list[str]:
-    """The names of torchvision's builders for a task, sorted. Quantised ones are the same networks, for CPUs only."""
-    table = _table()
-    if table is not None:
-        return sorted(name for name, one in table["builders"].items() if one["task"] == task)
-    from batchtag.models.torchvision import build_zoo
-
-    return build_zoo.names(task)
-
-
-def task_of(name: str, *, asked: str = "") -> Task:
-    """What a builder's network does, our own included. `asked` is the task the user wants of it, "" for any.
-
-    Raises UsageError, with the nearest names, if there is no such builder, and if it does the other task.
+    Raises UsageError, with the nearest names, if torchvision publishes none with this name.
     """
-    tasks: dict[str, Task] = {one: task for task in ("detect", "classify") for one in builders(task)}
+    task = resolve_task(name)
+    if name == SMALL_FASTER_RCNN:
+        raise UsageError(f"{name} has no published weights; train it with `batchtag train`")
+    table = _read_table()
+    if table is not None:
+        return _parse_builder(table, name)
+    from batchtag.models.torchvision import build_zoo
+
+    return build_zoo.describe_builder(name, task)
+
+
+def list_builders(task: Task) -> list[str]:
+    """Return the names of torchvision's builders for a task, sorted.
+
+    Quantized builders are left out: they are the same networks, for CPUs only.
+    """
+    table = _read_table()
+    if table is not None:
+        return sorted(name for name, facts in table["builders"].items() if facts["task"] == task)
+    from batchtag.models.torchvision import build_zoo
+
+    return build_zoo.list_builders(task)
+
+
+def resolve_task(name: str, *, expected: Task | Literal[""] = "") -> Task:
+    """Return the task of a builder's network, our own builder included. `expected` is the required task, "" for any.
+
+    Raises UsageError, with the nearest names, if no such builder exists, or if it has another task.
+    """
+    tasks: dict[str, Task] = {builder: task for task in TASKS for builder in list_builders(task)}
     tasks[SMALL_FASTER_RCNN] = "detect"
     if name not in tasks:
         near = difflib.get_close_matches(name.lower(), tasks, n=3, cutoff=0.5)
         advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "`batchtag models` lists all"
-        raise UsageError(f"there is no detection or classification builder {name!r}; {advice}")
+        raise UsageError(f"no detection or classification builder is called {name!r}; {advice}")
     task = tasks[name]
-    if asked and asked != task:
+    if expected and expected != task:
         raise UsageError(
-            f"{name} is a {_NOUN[task]}, and was asked for as a {_NOUN[asked]}; "
-            f"give it with {_FLAG[task]} (task: {task}), or choose another with `batchtag models --task {asked}`"
+            f"{name} is a {TASKS[task].noun}, but the job asks for a {TASKS[expected].noun}; "
+            f"pass it with {TASKS[task].flag} (task: {task}), or choose another: `batchtag models --task {expected}`"
         )
     return task
 
 
 @cache
-def _table() -> dict[str, Any] | None:
-    """The content of published.json; None where it is another torchvision's."""
+def _read_table() -> dict[str, Any] | None:
+    """Return the content of zoo.json; None if it belongs to another version of torchvision."""
     table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
-    return table if table["torchvision"] == installed() else None
+    return table if table["torchvision"] == installed_torchvision() else None
 
 
-def _from_table(name: str, task: Task) -> Builder:
-    table = _table()
-    assert table is not None
-    one = table["builders"][name]
+def _parse_builder(table: dict[str, Any], name: str) -> Builder:
+    row = table["builders"][name]
     weights = {
-        called: Weights(
+        weights_name: Weights(
             **facts
             | {
                 "categories": tuple(table["categories"][facts["categories"]]),
                 "input_resolution": InputResolution(**facts["input_resolution"]),
             }
         )
-        for called, facts in one["weights"].items()
+        for weights_name, facts in row["weights"].items()
     }
-    return Builder(name=name, task=task, default=one["default"], weights=weights)
+    return Builder(name=name, task=row["task"], default=row["default"], weights=weights)
 
 
-def weights_name(spec: TorchvisionSpec) -> str:
-    """The member of the builder's weight enum that the spec names, "" for "none".
+def resolve_weights_name(spec: TorchvisionSpec) -> str:
+    """Return the member of the builder's weights enum that the spec names; "" for "none".
 
-    Raises ModelError with the names there are.
+    Raises ModelError, with the existing names, if no such member exists.
     """
-    one, name = builder(spec.builder), spec.weights.upper()
+    builder, name = get_builder(spec.builder), spec.weights.upper()
     if name == "NONE":
         return ""
     if name == "DEFAULT":
-        return one.default
-    if name not in one.weights:
-        known = ", ".join(["DEFAULT", *one.weights, "none"])
-        raise ModelError(f"{spec.builder} has no weights {spec.weights!r}; it has {known}")
+        return builder.default
+    if name not in builder.weights:
+        known = ", ".join(["DEFAULT", *builder.weights, "none"])
+        raise ModelError(f"{spec.builder} has no weights {spec.weights!r}; choose one of {known}")
     return name
 
 
-def described_by(spec: TorchvisionSpec, one: Builder) -> Weights:
-    """The weights whose categories and preprocessing hold for this model, trained or not."""
-    return one.weights[weights_name(spec) or one.default]
+def find_reference_weights(spec: TorchvisionSpec) -> Weights:
+    """Return the weights whose categories and preprocessing the model uses: its own, or the best if it is untrained."""
+    builder = get_builder(spec.builder)
+    return builder.weights[resolve_weights_name(spec) or builder.default]

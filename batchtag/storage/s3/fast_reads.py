@@ -37,7 +37,7 @@ _EXPRESS_SUFFIX = "--x-s3"
 _NO_TIME = datetime.fromtimestamp(0, UTC)
 """What obstore returns for a response without Last-Modified."""
 _MAX_FAILURES = 3
-"""Failures in a row after which a bucket is no longer read with obstore."""
+"""Failures in a row after which a bucket is read without obstore."""
 _CREDENTIALS_VALID_FOR = timedelta(minutes=4)
 """Time for which obstore keeps credentials before it asks for them again; botocore refreshes them in time."""
 _TOTAL_TIMEOUT_S = 60.0

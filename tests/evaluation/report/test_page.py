@@ -300,7 +300,7 @@ def test_the_page_of_a_perfect_model_names_no_mistake() -> None:
     perfect = classification_metrics(["cat", "dog"], np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]))
     text = Elements(render_report(perfect, header=HEADER)).text
     assert "The prediction is correct for 2 of 2 images (100\u00a0%)" in text
-    assert "There is no mistake on these images" in text
+    assert "No mistakes were made on these images" in text
     assert "No class was confused with another." in text
 
 

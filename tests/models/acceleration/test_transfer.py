@@ -1,3 +1,5 @@
+"""An array becomes a tensor without a copy where possible, and an array that is not an image is refused."""
+
 from __future__ import annotations
 
 import warnings
@@ -11,7 +13,7 @@ from batchtag.models.acceleration.transfer import to_device
 CPU = torch.device("cpu")
 
 
-def test_a_image_that_nobody_may_write_to_becomes_a_tensor_over_its_own_memory_without_a_word() -> None:
+def test_a_read_only_image_becomes_a_tensor_over_its_own_memory_without_a_warning() -> None:
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     image.flags.writeable = False
     with warnings.catch_warnings():
@@ -22,20 +24,20 @@ def test_a_image_that_nobody_may_write_to_becomes_a_tensor_over_its_own_memory_w
     assert not image.flags.writeable
 
 
-def test_a_tensor_keeps_the_memory_of_its_image() -> None:
+def test_a_tensor_keeps_the_memory_of_its_image_alive() -> None:
     expected = np.frombuffer(bytes(range(240)) * 4096, dtype=np.uint8).reshape(-1, 80, 3)
     pixels = to_device(np.frombuffer(bytes(range(240)) * 4096, dtype=np.uint8).reshape(-1, 80, 3), CPU)
-    others = [bytes([1]) * (240 * 4096) for _ in range(8)]
-    assert len(others) == 8
+    new_allocations = [bytes([1]) * (240 * 4096) for _ in range(8)]
+    assert len(new_allocations) == 8
     assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
 
 
-def test_a_view_with_gaps_is_copied_and_its_pixels_are_the_same() -> None:
+def test_a_strided_view_is_copied_and_its_pixels_are_the_same() -> None:
     image = np.arange(240, dtype=np.uint8).reshape(8, 10, 3)[::2, ::-1]
     assert np.array_equal(to_device(image, CPU).permute(1, 2, 0).numpy(), image)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 4), (0, 5, 3)])
-def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
+def test_an_array_that_is_not_an_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8"):
         to_device(np.zeros(shape, dtype=np.uint8), CPU)
