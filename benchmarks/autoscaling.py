@@ -1,12 +1,12 @@
-"""A cluster that grows under a job and shrinks behind it, by Ray's own autoscaler and its fake machines.
+"""A cluster that grows for a job and shrinks after it, by Ray's own autoscaler and its fake machines.
 
     python -m benchmarks.autoscaling [--nodes 3] [--images 3000] [--json FILE]
 
-A head without CPUs and none of the up to three GPU nodes and the one CPU node that it may start (Ray's fake multi-node
-provider: each node is a raylet of its own with logical CPUs and GPUs; idle ones end after twelve seconds). `batchtag
-run` is given a job for GPUs whose images are opened by an own pool; the nodes that are alive are counted every half
-second. Passes if the cluster was at its largest while the job ran, if nothing but the head was left at the end, and if
-`batchtag verify` passes.
+The cluster has a head without CPUs, which may start up to three GPU nodes and one CPU node with Ray's fake multi-node
+provider: each node is a raylet with logical CPUs and GPUs, and ends after twelve idle seconds. `batchtag run` gets a
+job for GPUs with separate decode workers; the nodes that are alive are counted every half second. The benchmark passes
+if the cluster reached its full size during the job, if only the head remained at the end, and if `batchtag verify`
+passes.
 """
 
 from __future__ import annotations
@@ -27,54 +27,61 @@ import psutil
 import ray.util
 import yaml
 
-from benchmarks.line import CLI, draw
-from benchmarks.nodes import end, started, wait_for_nodes
+from benchmarks.line import CLI, write_images
+from benchmarks.nodes import end_process_tree, start_process, wait_for_nodes
 
-PORT, IDLE_MINUTES, PATIENCE_S = 26479, 0.2, 90.0
+PORT = 26479
+IDLE_MINUTES = 0.2
+"""Minutes after which Ray ends an idle node."""
+SHRINK_LIMIT_S = 90.0
+"""Seconds to wait after the run for the nodes to end."""
 HEAD_ID = "f" * 51 + "00000"
 IP: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
 def main() -> None:
-    """One job, watched."""
+    """Run one job and count the nodes meanwhile."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, head(Path(name), asked.nodes) as process:
-        draw(Path(name) / "images", asked.images)
+    with (
+        tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name,
+        run_autoscaling_head(Path(name), args.nodes) as head,
+    ):
+        write_images(Path(name) / "images", args.images)
         out = Path(name) / "out"
-        began = time.monotonic()
-        run = subprocess.Popen([*CLI, "run", str(job(Path(name), out, asked.nodes))], stderr=subprocess.DEVNULL)
-        seen: list[tuple[float, int]] = []
+        started_at = time.monotonic()
+        run = subprocess.Popen([*CLI, "run", str(write_job(Path(name), out, args.nodes))], stderr=subprocess.DEVNULL)
+        counts: list[tuple[float, int]] = []
         ended_s = 0.0
-        while not ended_s or (seen[-1][1] > 1 and time.monotonic() - began < ended_s + PATIENCE_S):
+        while not ended_s or (counts[-1][1] > 1 and time.monotonic() - started_at < ended_s + SHRINK_LIMIT_S):
             time.sleep(0.5)
-            seen.append((round(time.monotonic() - began, 1), num_raylets(process)))
+            counts.append((round(time.monotonic() - started_at, 1), count_raylets(head)))
             if not ended_s and run.poll() is not None:
-                ended_s = time.monotonic() - began
-        verified = subprocess.run([*CLI, "verify", str(out)], stdout=subprocess.DEVNULL).returncode == 0
+                ended_s = time.monotonic() - started_at
+        verifies = subprocess.run([*CLI, "verify", str(out)], stdout=subprocess.DEVNULL).returncode == 0
     changes = [
-        (at, count) for (at, count), (_, before) in zip(seen, [(0.0, 0), *seen], strict=False) if count != before
+        (at, count) for (at, count), (_, before) in zip(counts, [(0.0, 0), *counts], strict=False) if count != before
     ]
-    print("nodes alive, from second: " + ", ".join(f"{count} from {at:.0f} s" for at, count in changes))
-    most, last = max(count for _, count in seen), seen[-1][1]
-    good = run.returncode == 0 and verified and most == asked.nodes + 2 and last == 1
-    proof = "passes" if verified else "FAILS"
+    print("nodes alive: " + ", ".join(f"{count} from {at:.0f} s" for at, count in changes))
+    most, last = max(count for _, count in counts), counts[-1][1]
+    is_good = run.returncode == 0 and verifies and most == args.nodes + 2 and last == 1
     print(
-        f"the run ended with {run.returncode} after {ended_s:.0f} s; verify {proof}; "
-        f"at most {most} nodes, {last} left {seen[-1][0] - ended_s:.0f} s later: {'good' if good else 'NOT GOOD'}"
+        f"the run ended with {run.returncode} after {ended_s:.0f} s; verify {'passes' if verifies else 'FAILS'}; "
+        f"at most {most} nodes, {last} at {counts[-1][0] - ended_s:.0f} s after the run: "
+        f"{'good' if is_good else 'NOT GOOD'}"
     )
-    if asked.json:
-        asked.json.write_text(json.dumps({"seen": seen, "ended_s": ended_s}, indent=1))
-    sys.exit(0 if good else 1)
+    if args.json:
+        args.json.write_text(json.dumps({"seen": counts, "ended_s": ended_s}, indent=1))
+    sys.exit(0 if is_good else 1)
 
 
-def job(folder: Path, out: Path, nodes: int) -> Path:
-    """A job of some 30 s for all GPUs that there may be."""
+def write_job(folder: Path, out: Path, num_nodes: int) -> Path:
+    """Write a job of some 30 s for all GPUs that may join, and return its path."""
     content: dict[str, Any] = {
         "version": 1,
         "source": {"kind": "prefix", "uris": [str(folder / "images")]},
@@ -83,8 +90,8 @@ def job(folder: Path, out: Path, nodes: int) -> Path:
         "compute": {
             "address": f"{IP}:{PORT}",
             "bundle_size": 50,
-            "decode": "own_pool",
-            "may_grow_to": [{"nodes": nodes, "cpus": 2, "gpus": 1}, {"nodes": 1, "cpus": 4}],
+            "decode": "separate",
+            "may_grow_to": [{"nodes": num_nodes, "cpus": 2, "gpus": 1}, {"nodes": 1, "cpus": 4}],
         },
     }
     path = folder / "job.yaml"
@@ -93,11 +100,47 @@ def job(folder: Path, out: Path, nodes: int) -> Path:
 
 
 @contextmanager
-def head(folder: Path, nodes: int) -> Iterator[psutil.Popen]:
-    """A head with an autoscaler, and every process that it started, until the end."""
-    config = {
+def run_autoscaling_head(folder: Path, num_nodes: int) -> Iterator[psutil.Popen]:
+    """Run a head with an autoscaler for up to `num_nodes` GPU nodes and one CPU node."""
+    path = folder / "autoscaling.yaml"
+    path.write_text(json.dumps(_autoscaling_config(num_nodes)))
+    command = f"{RAY} start --head --block --port={PORT} --num-cpus=0 --include-dashboard=true --dashboard-port=26480"
+    command += f" --autoscaling-config={path} --temp-dir={folder}/ray --disable-usage-stats --node-ip-address={IP}"
+    environment = {
+        **os.environ,
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    }
+    process = start_process(command, environment=environment, log=folder / "head.log")
+    try:
+        wait_for_nodes(process, f"{IP}:{PORT}", count=1)
+        yield process
+    finally:
+        end_process_tree(process)
+
+
+def _autoscaling_config(num_nodes: int) -> dict[str, Any]:
+    unused_mappings: dict[str, Any] = {name: {} for name in ("auth", "docker", "file_mounts")}
+    unused_lists: dict[str, Any] = {
+        name: []
+        for name in (
+            "cluster_synced_files",
+            "initialization_commands",
+            "setup_commands",
+            "head_setup_commands",
+            "worker_setup_commands",
+            "head_start_ray_commands",
+            "worker_start_ray_commands",
+            "rsync_exclude",
+            "rsync_filter",
+        )
+    }
+    return {
         "cluster_name": "fake",
-        "max_workers": nodes + 1,
+        "max_workers": num_nodes + 1,
         "idle_timeout_minutes": IDLE_MINUTES,
         "upscaling_speed": 1.0,
         "provider": {
@@ -113,50 +156,22 @@ def head(folder: Path, nodes: int) -> Iterator[psutil.Popen]:
                 "resources": {"CPU": 2, "GPU": 1},
                 "node_config": {},
                 "min_workers": 0,
-                "max_workers": nodes,
+                "max_workers": num_nodes,
             },
             "cpu": {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 1},
         },
         "head_node_type": "ray.head.default",
-        "auth": {},
-        "docker": {},
-        "file_mounts": {},
-        "cluster_synced_files": [],
-        "initialization_commands": [],
-        "setup_commands": [],
-        "head_setup_commands": [],
-        "worker_setup_commands": [],
-        "head_start_ray_commands": [],
-        "worker_start_ray_commands": [],
-        "rsync_exclude": [],
-        "rsync_filter": [],
+        **unused_mappings,
+        **unused_lists,
     }
-    path = folder / "autoscaling.yaml"
-    path.write_text(json.dumps(config))
-    words = f"{RAY} start --head --block --port={PORT} --num-cpus=0 --include-dashboard=true --dashboard-port=26480"
-    words += f" --autoscaling-config={path} --temp-dir={folder}/ray --disable-usage-stats --node-ip-address={IP}"
-    environment = {
-        **os.environ,
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-    }
-    process = started(words, environment=environment, log=folder / "head.log")
-    try:
-        wait_for_nodes(process, f"{IP}:{PORT}", count=1)
-        yield process
-    finally:
-        end(process)
 
 
-def num_raylets(head_process: psutil.Popen) -> int:
-    """How many nodes there are: the fake ones are children of the head's autoscaler."""
+def count_raylets(head: psutil.Popen) -> int:
+    """Return the number of nodes: the fake ones are descendants of the head's autoscaler."""
     count = 0
-    for one in head_process.children(recursive=True):
+    for process in head.children(recursive=True):
         with suppress(psutil.Error):
-            count += one.name() == "raylet"
+            count += process.name() == "raylet"
     return count
 
 

@@ -1,11 +1,12 @@
-"""What a bundle costs the driver: the same tiny images in few bundles and in many, and the difference.
+"""The cost of a bundle for the driver: the difference between many bundles and few.
 
     python -m benchmarks.bundles [--bundles 100 1100] [--rounds 3] [--json FILE]
 
-Bundles of two images, so that workers have next to nothing to do. Of both runs are taken: the driver's own CPU time
-(not Ray's daemons', not the workers'), the seconds of tagging, and the driver's largest resident memory. A bundle costs
-what the many take more, divided by how many more they are; 1,024 divided by its seconds is the images/s that one driver
-can keep up with in bundles of 1,024. Memory wants thousands more: a thousand of them are 10 MB.
+Bundles have two tiny images, so that workers have almost nothing to do. Three numbers are taken from each run: the
+driver's own CPU time (without Ray's daemons and the workers), the seconds of tagging, and the driver's largest resident
+memory. The cost of a bundle is the difference of the two runs, divided by the difference of their bundles. 1,024
+divided by its seconds is the rate in images/s that one driver can handle in bundles of 1,024. To measure memory, use
+thousands of bundles more: a thousand take 10 MB.
 """
 
 from __future__ import annotations
@@ -20,47 +21,51 @@ from statistics import median
 import psutil
 import yaml
 
-from benchmarks.line import CLI, draw
+from benchmarks.line import CLI, write_images
 
-BUNDLE = 2
-USUAL = 1024
+BUNDLE_SIZE = 2
+USUAL_BUNDLE_SIZE = 1024
 
 
 def main() -> None:
-    """Run few and many in turn, and print what a bundle costs."""
+    """Run few bundles and many in turn, and print the cost of a bundle."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundles", type=int, nargs=2, default=[100, 1100])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    few, many = asked.bundles
+    args = parser.parse_args()
+    few, many = args.bundles
     cpu_ms: list[float] = []
     wall_ms: list[float] = []
     kib: list[float] = []
     with tempfile.TemporaryDirectory(prefix="bundles-") as name:
-        for _ in range(asked.rounds):
-            of_few, of_many = (measure(Path(name), count) for count in (few, many))
-            cpu, wall, memory = ((more - less) / (many - few) for less, more in zip(of_few, of_many, strict=True))
+        for _ in range(args.rounds):
+            costs_of_few, costs_of_many = (measure_run(Path(name), count) for count in (few, many))
+            cpu, wall, memory = (
+                (more - less) / (many - few) for less, more in zip(costs_of_few, costs_of_many, strict=True)
+            )
             cpu_ms.append(1000 * cpu)
             wall_ms.append(1000 * wall)
             kib.append(memory / 1024)
             print(
-                f"a bundle more: {cpu_ms[-1]:.1f} ms of the driver's CPU, {wall_ms[-1]:.1f} ms of tagging, "
+                f"each bundle: {cpu_ms[-1]:.1f} ms of the driver's CPU, {wall_ms[-1]:.1f} ms of tagging, "
                 f"{kib[-1]:.1f} KiB of the driver's memory",
                 flush=True,
             )
     cpu, wall = median(cpu_ms), median(wall_ms)
-    rate = 1000 * USUAL / max(cpu, wall)
-    print(f"median {cpu:.1f} ms and {wall:.1f} ms: with bundles of {USUAL:,} enough for {rate:,.0f} images/s")
-    print(f"median {median(kib):.1f} KiB a bundle")
-    if asked.json:
-        asked.json.write_text(json.dumps({"cpu_ms": cpu_ms, "wall_ms": wall_ms, "kib": kib}, indent=1))
+    rate = 1000 * USUAL_BUNDLE_SIZE / max(cpu, wall)
+    print(
+        f"median {cpu:.1f} ms and {wall:.1f} ms: with bundles of {USUAL_BUNDLE_SIZE:,} enough for {rate:,.0f} images/s"
+    )
+    print(f"median {median(kib):.1f} KiB for each bundle")
+    if args.json:
+        args.json.write_text(json.dumps({"cpu_ms": cpu_ms, "wall_ms": wall_ms, "kib": kib}, indent=1))
 
 
-def measure(folder: Path, num_bundles: int) -> tuple[float, float, float]:
-    """The driver's CPU seconds, the seconds of tagging and the driver's bytes, of a run of so many bundles."""
+def measure_run(folder: Path, num_bundles: int) -> tuple[float, float, float]:
+    """Run that many bundles; return the driver's CPU seconds, the seconds of tagging, and the driver's bytes."""
     images = folder / f"images-{num_bundles}"
-    draw(images, BUNDLE * num_bundles)
+    write_images(images, BUNDLE_SIZE * num_bundles)
     out = tempfile.mkdtemp(dir=folder)
     job = folder / "job.yaml"
     content = {
@@ -68,11 +73,11 @@ def measure(folder: Path, num_bundles: int) -> tuple[float, float, float]:
         "source": {"kind": "prefix", "uris": [str(images)]},
         "models": [{"kind": "constant"}],
         "output": {"uri": f"{out}/tags"},
-        "compute": {"bundle_size": BUNDLE},
+        "compute": {"bundle_size": BUNDLE_SIZE},
     }
     job.write_text(yaml.safe_dump(content))
-    words = [*CLI, "run", str(job), "--json"]
-    driver = psutil.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [*CLI, "run", str(job), "--json"]
+    driver = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     cpu, memory = 0.0, 0
     while driver.poll() is None:
         try:

@@ -1,15 +1,21 @@
-"""Random faults on a real cluster of several nodes, and the proof that they cost nothing but time.
+"""Random faults on a real cluster of several nodes, and the proof that they cost only time.
 
     python -m benchmarks.chaos [--faults 20] [--images 20000] [--kinds raylet worker actor driver notice network]
 
-A head and three worker nodes with a logical GPU each, every node a raylet of its own in a network namespace of its own
-(which needs root). While `batchtag run` tags, a fault comes every few seconds: kill -9 of a node's raylet (a node that
-ended, for this or another reason, comes again three seconds later), of any of a node's worker processes, of an actor
-that tags, of the driver (the same command is given again), a node that is told to end (SIGTERM, as a spot machine's
-notice is handed on), or a node whose network is cut for 30 s. What cannot happen at the moment, because nodes are down
-or cut, counts for nothing, and something else happens. Each run gets four faults at most. Every run must end, `batchtag
-verify` must pass, and the tables must hold the rows of an undisturbed run but for run_id and tagged_at. Prints a line a
-run; exits 1 if one fails. A short form runs with the tests (`tests/line/test_chaos.py`).
+The cluster has a head and three worker nodes with a logical GPU each. Every node is a raylet of its own in a network
+namespace of its own, which needs root. While `batchtag run` tags, a fault is injected every few seconds:
+
+- raylet: SIGKILL of a node's raylet. A node that ended, for any reason, is restarted three seconds later.
+- worker: SIGKILL of any worker process of a node.
+- actor: SIGKILL of an actor that tags.
+- driver: SIGKILL of the driver. The same command is then started again.
+- notice: a node is asked to end with SIGTERM, as a spot machine is.
+- network: the network of a node is cut for 30 s.
+
+A fault that cannot happen at the moment, because nodes are down or cut, is not counted, and another one is injected.
+Each run gets at most four faults. Every run must end, `batchtag verify` must pass, and the tables must have the rows of
+an undisturbed run, except for run_id and tagged_at. Prints one line for each run; exits with 1 if one fails. A short
+form runs with the tests (`tests/integration/test_chaos.py`).
 """
 
 from __future__ import annotations
@@ -29,100 +35,120 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.kills import ROWS, STORY, command, draw, rows, write_job
-from benchmarks.nodes import children, end, kill, started, wait_for_nodes
+from benchmarks.kills import COMPARED_COLUMNS, read_log_lines, read_rows, start_command, write_images, write_job
+from benchmarks.nodes import (
+    end_process_tree,
+    kill_process,
+    list_descendants,
+    start_process,
+    title_of,
+    wait_for_nodes,
+)
 
-HEAD_IP, PORT, CUT_S, AGAIN_S, A_RUN = "10.77.0.1", 26379, 30.0, 3.0, 4
+HEAD_IP, PORT = "10.77.0.1", 26379
+CUT_S = 30.0
+"""Seconds for which the network of a node is cut."""
+RESTART_S = 3.0
+"""Seconds from the end of a node to its restart."""
+MAX_FAULTS_PER_RUN = 4
+MAX_STARTS = 20
+"""Starts of the command of one run, after which the benchmark fails."""
 RAY = str(Path(sys.executable).with_name("ray"))
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 
 
 def main() -> None:
-    """Runs until all faults have happened."""
+    """Run jobs until all faults have been injected."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS))
-    asked = parser.parse_args()
+    args = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    dice = random.Random(asked.seed)
-    good, done = True, 0
-    with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, cluster(Path(name), asked.nodes) as nodes:
+    random_source = random.Random(args.seed)
+    is_good, num_injected, run_number = True, 0, 0
+    with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, run_cluster(Path(name), args.nodes) as nodes:
         folder = Path(name)
-        draw(folder / "images", num_images=asked.images)
-        if command("run", str(job(folder, folder / "reference", len(nodes)))).wait():
-            raise SystemExit(f"the undisturbed run did not end well: {story()}")
-        expected = {table: rows(folder / "reference", table) for table in ROWS}
-        number = 0
-        while done < asked.faults:
-            number += 1
-            out = folder / f"out-{number}"
-            began = time.monotonic()
-            faults, tries = disturbed(job(folder, out, len(nodes)), nodes, dice, asked, left=asked.faults - done)
-            done += sum(faults.values())
-            verified = command("verify", str(out)).wait() == 0
-            same = verified and all(rows(out, table) == expected[table] for table in ROWS)
-            good = good and same
-            told = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "no fault"
-            proof = "passes" if verified else "FAILS"
+        write_images(folder / "images", num_images=args.images)
+        undisturbed = folder / "undisturbed"
+        if start_command("run", str(write_chaos_job(folder, undisturbed, len(nodes)))).wait():
+            raise SystemExit(f"the undisturbed run failed: {read_log_end()}")
+        expected = {table: read_rows(undisturbed, table) for table in COMPARED_COLUMNS}
+        while num_injected < args.faults:
+            run_number += 1
+            out = folder / f"out-{run_number}"
+            started_at = time.monotonic()
+            job = write_chaos_job(folder, out, len(nodes))
+            max_faults = min(args.faults - num_injected, MAX_FAULTS_PER_RUN)
+            faults, num_starts = run_disturbed(job, nodes, random_source, kinds=args.kinds, max_faults=max_faults)
+            num_injected += sum(faults.values())
+            verifies = start_command("verify", str(out)).wait() == 0
+            is_same = verifies and all(read_rows(out, table) == expected[table] for table in COMPARED_COLUMNS)
+            is_good = is_good and is_same
+            faults_text = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "no fault"
             print(
-                f"run {number}: {told}; begun {tries} times; {time.monotonic() - began:.0f} s; verify {proof}; "
-                f"tables {'the same' if same else 'DIFFER'}",
+                f"run {run_number}: {faults_text}; started {num_starts} times; {time.monotonic() - started_at:.0f} s; "
+                f"verify {'passes' if verifies else 'FAILS'}; tables {'are the same' if is_same else 'DIFFER'}",
                 flush=True,
             )
-    sys.exit(0 if good else 1)
+    sys.exit(0 if is_good else 1)
 
 
-def job(folder: Path, out: Path, num_nodes: int) -> Path:
-    """A job that keeps the (logical) GPU of every node busy for some 30 s, in bundles of about a second.
+def write_chaos_job(folder: Path, out: Path, num_nodes: int) -> Path:
+    """Write a job that keeps the (logical) GPU of every node busy for some 30 s, in bundles of about a second.
 
-    Nodes that are not there yet are promised, or a driver that begins while none is there would find no GPU.
+    The job names nodes that may join, because a driver that starts while no node is alive would find no GPU.
     """
     compute = {"address": f"{HEAD_IP}:{PORT}", "device": "cuda", "cpus_per_actor": 2, "bundle_size": 200}
     compute["may_grow_to"] = [{"nodes": num_nodes, "cpus": 2, "gpus": 1}]
     return write_job(folder, out, seconds_per_image=0.005, compute=compute)
 
 
-def disturbed(
-    path: Path, nodes: list[Node], dice: random.Random, asked: argparse.Namespace, *, left: int
+def run_disturbed(
+    job: Path, nodes: list[Node], random_source: random.Random, *, kinds: Sequence[str], max_faults: int
 ) -> tuple[Counter[str], int]:
-    """One job to its end, whatever happens to it meanwhile: the faults, and how often the command was given."""
+    """Run one job to its end with faults meanwhile; return the faults by kind, and how often the command started."""
     faults: Counter[str] = Counter()
-    driver = command("run", str(path))
-    for tries in range(1, 21):
+    driver = start_command("run", str(job))
+    for num_starts in range(1, MAX_STARTS + 1):
         while driver.poll() is None:
             try:
-                driver.wait(timeout=dice.uniform(4, 12))
+                driver.wait(timeout=random_source.uniform(4, 12))
             except subprocess.TimeoutExpired:
-                if sum(faults.values()) < min(left, A_RUN):
-                    faults.update(strike(driver, nodes, dice, asked.kinds))
+                if sum(faults.values()) < max_faults:
+                    faults.update(inject_fault(driver, nodes, random_source, kinds))
         if driver.returncode == 0:
-            return faults, tries
-        driver = command("run", str(path))
-    raise SystemExit(f"batchtag run {path} did not end well in 20 tries")
+            return faults, num_starts
+        driver = start_command("run", str(job))
+    raise SystemExit(f"batchtag run {job} failed after {MAX_STARTS} starts")
 
 
-def strike(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random, kinds: Sequence[str]) -> list[str]:
-    """One fault of these kinds, whichever can happen now, by its kind; none if none can."""
-    for kind in dice.sample(kinds, len(kinds)):
-        if FAULTS[kind](driver, nodes, dice):
+def inject_fault(
+    driver: subprocess.Popen[bytes], nodes: list[Node], random_source: random.Random, kinds: Sequence[str]
+) -> list[str]:
+    """Inject one fault of these kinds that is possible now, and return its kind; an empty list if none is."""
+    for kind in random_source.sample(kinds, len(kinds)):
+        if FAULTS[kind](driver, nodes, random_source):
             return [kind]
     return []
 
 
 class Node:
-    """One worker node in a network namespace of its own, which outlives the node's raylet."""
+    """One worker node in a network namespace of its own, which outlives the node's raylet.
+
+    `process` is the present `ray start` of the node. A thread restarts it whenever it ends, as a cluster manager does.
+    """
 
     def __init__(self, number: int, folder: Path) -> None:
         self._folder = folder
         self._name, self._ip = f"bt{number}", f"10.77.0.{10 + number}"
-        self._mending: list[threading.Timer] = []
+        self._restore_timers: list[threading.Timer] = []
         self._is_cut = False
         self._noticed: psutil.Popen | None = None
-        self._over = threading.Event()
-        for words in (
+        self._is_over = threading.Event()
+        for command in (
             f"ip netns add {self._name}",
             f"ip link add v{self._name} type veth peer name e0 netns {self._name}",
             f"ip link set v{self._name} master btbr up",
@@ -130,59 +156,62 @@ class Node:
             f"ip -n {self._name} link set e0 up",
             f"ip -n {self._name} link set lo up",
         ):
-            sh(words)
+            run_shell(command)
         self.start()
 
     def start(self) -> None:
-        """A raylet, its agents, and what they will start; begun again whenever it ends, as a cluster's manager does."""
-        words = f"ip netns exec {self._name} {RAY} start --block --address={HEAD_IP}:{PORT} --num-cpus=2 --num-gpus=1"
-        words += f" --node-ip-address={self._ip} --object-store-memory={96 * 2**20}"
+        """Start the raylet, its agents, and the thread that restarts them."""
+        command = f"ip netns exec {self._name} {RAY} start --block --address={HEAD_IP}:{PORT} --num-cpus=2 --num-gpus=1"
+        command += f" --node-ip-address={self._ip} --object-store-memory={96 * 2**20}"
 
-        def keep() -> None:
-            while not self._over.is_set():
-                self.process = started(words, environment=ENVIRONMENT, log=self._folder / f"{self._name}.log")
-                self._until_it_ends()
-                self._over.wait(AGAIN_S)
+        def keep_running() -> None:
+            while not self._is_over.is_set():
+                self.process = start_process(command, environment=ENVIRONMENT, log=self._folder / f"{self._name}.log")
+                self._wait_for_end()
+                self._is_over.wait(RESTART_S)
 
-        self._keeper = threading.Thread(target=keep, daemon=True)
+        self._keeper = threading.Thread(target=keep_running, daemon=True)
         self._keeper.start()
 
-    def _until_it_ends(self) -> None:
-        """Of a raylet that ended in order, as one does that the cluster has given up, `ray start` takes no notice."""
-        began = False
+    def _wait_for_end(self) -> None:
+        """Wait until the raylet has ended, and end `ray start` too.
+
+        `ray start` does not notice a raylet that ended in order, as one does that the cluster has declared dead.
+        """
+        was_running = False
         while True:
             try:
                 self.process.wait(timeout=1.0)
                 self.process.poll()
                 return
             except psutil.TimeoutExpired:
-                lives = bool(self.family("raylet/raylet"))
-            if self._over.is_set() or (began and not lives):
-                end(self.process)
+                is_running = bool(self.processes("raylet/raylet"))
+            if self._is_over.is_set() or (was_running and not is_running):
+                end_process_tree(self.process)
                 return
-            began = lives
+            was_running = is_running
 
-    def family(self, title: str = "") -> list[psutil.Process]:
-        """Its processes whose command line has that in it."""
-        return [one for one in children(self.process) if title in _title(one)]
+    def processes(self, title: str = "") -> list[psutil.Process]:
+        """Return the processes of this node whose command line contains `title`."""
+        return [process for process in list_descendants(self.process) if title in title_of(process)]
 
-    def kill(self) -> bool:
-        """The raylet dies, and what it had started with it; false if there was none."""
-        family, raylets = self.family(), self.family("raylet/raylet")
-        for one in raylets:
-            kill(one)
-        psutil.wait_procs(family, timeout=10)
-        for one in family:
-            kill(one)
+    def kill_raylet(self) -> bool:
+        """Kill the raylet and everything that it started; return whether there was one."""
+        processes, raylets = self.processes(), self.processes("raylet/raylet")
+        for raylet in raylets:
+            kill_process(raylet)
+        psutil.wait_procs(processes, timeout=10)
+        for process in processes:
+            kill_process(process)
         return bool(raylets)
 
     def wait(self, seconds: float) -> None:
-        """For a while, or until the node is over."""
-        self._over.wait(seconds)
+        """Wait that long, or until the node is ended for good."""
+        self._is_over.wait(seconds)
 
-    def notice(self) -> bool:
-        """The node is told to end, and does so in order; false if it has ended, or was told already."""
-        if self._noticed is self.process or not self.family("raylet/raylet"):
+    def send_notice(self) -> bool:
+        """Ask the node to end in order; return False if it has ended, or was asked already."""
+        if self._noticed is self.process or not self.processes("raylet/raylet"):
             return False
         self._noticed = self.process
         try:
@@ -191,94 +220,89 @@ class Node:
             return False
         return True
 
-    def cut(self, seconds: float = CUT_S) -> bool:
-        """Nothing comes or goes for a while; false if that is so already, or the node has ended."""
-        if self._is_cut or not self.family("raylet/raylet"):
+    def cut_network(self, seconds: float = CUT_S) -> bool:
+        """Cut the network of the node for that long; return False if it is cut already, or the node has ended."""
+        if self._is_cut or not self.processes("raylet/raylet"):
             return False
         self._is_cut = True
-        sh(f"ip link set v{self._name} down")
-        self._mending.append(threading.Timer(seconds, self._mend))
-        self._mending[-1].start()
+        run_shell(f"ip link set v{self._name} down")
+        self._restore_timers.append(threading.Timer(seconds, self._restore_network))
+        self._restore_timers[-1].start()
         return True
 
-    def _mend(self) -> None:
-        sh(f"ip link set v{self._name} up")
+    def _restore_network(self) -> None:
+        run_shell(f"ip link set v{self._name} up")
         self._is_cut = False
 
     def end(self) -> None:
-        for timer in self._mending:
+        """End the node for good, and remove its network namespace."""
+        for timer in self._restore_timers:
             timer.join()
-        self._over.set()
-        self._keeper.join()  # who started a process waits for it, and nobody else
-        sh(f"ip link del v{self._name}")
-        sh(f"ip netns del {self._name}")
+        self._is_over.set()
+        self._keeper.join()  # only the thread that started a process may wait for it
+        run_shell(f"ip link del v{self._name}")
+        run_shell(f"ip netns del {self._name}")
 
 
 @contextmanager
-def cluster(folder: Path, count: int) -> Iterator[list[Node]]:
-    """A head that runs Ray Data's own tasks, and nodes that tag."""
-    sh("ip link add btbr type bridge")
-    sh(f"ip addr add {HEAD_IP}/24 dev btbr")
-    sh("ip link set btbr up")
-    words = (
+def run_cluster(folder: Path, num_nodes: int) -> Iterator[list[Node]]:
+    """Run a head for the tasks of Ray Data, and nodes that tag."""
+    run_shell("ip link add btbr type bridge")
+    run_shell(f"ip addr add {HEAD_IP}/24 dev btbr")
+    run_shell("ip link set btbr up")
+    command = (
         f"{RAY} start --head --block --port={PORT} --node-ip-address={HEAD_IP} --num-cpus=1 --include-dashboard=false"
     )
-    words += f" --temp-dir={folder}/ray --object-store-memory={96 * 2**20} --disable-usage-stats"
-    head = started(words, environment=ENVIRONMENT, log=folder / "head.log")
+    command += f" --temp-dir={folder}/ray --object-store-memory={96 * 2**20} --disable-usage-stats"
+    head = start_process(command, environment=ENVIRONMENT, log=folder / "head.log")
     nodes: list[Node] = []
     try:
         wait_for_nodes(head, f"{HEAD_IP}:{PORT}", count=1)
-        for number in range(count):
+        for number in range(num_nodes):
             nodes.append(Node(number, folder))
-        wait_for_nodes(head, f"{HEAD_IP}:{PORT}", count=1 + count)
+        wait_for_nodes(head, f"{HEAD_IP}:{PORT}", count=1 + num_nodes)
         yield nodes
     finally:
         for node in nodes:
             node.end()
-        end(head)
-        sh("ip link del btbr")
+        end_process_tree(head)
+        run_shell("ip link del btbr")
 
 
-def story() -> str:
-    """The end of what the commands said."""
-    STORY.seek(0)
-    return " | ".join(STORY.read().decode(errors="replace").splitlines()[-8:])
+def read_log_end() -> str:
+    """Return the last lines of the commands' log in one line."""
+    return " | ".join(read_log_lines(8))
 
 
-def sh(words: str) -> None:
-    subprocess.run(words.split(), check=True)
+def run_shell(command: str) -> None:
+    """Run a command without a shell's quoting. Raises CalledProcessError if it fails."""
+    subprocess.run(command.split(), check=True)
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+def _try_nodes(nodes: list[Node], random_source: random.Random, inject: Callable[[Node], bool]) -> bool:
+    """Inject a fault into the first node, in random order, that can have it; return whether one could."""
+    return any(inject(node) for node in random_source.sample(nodes, len(nodes)))
 
 
-def _one_of(nodes: list[Node], dice: random.Random, happens: Callable[[Node], bool]) -> bool:
-    """Whether there was a node that it could happen to."""
-    return any(happens(node) for node in dice.sample(nodes, len(nodes)))
+def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], random_source: random.Random) -> bool:
+    return _try_nodes(nodes, random_source, Node.kill_raylet)
 
 
-def _kill_raylet(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
-    return _one_of(nodes, dice, Node.kill)
+def _kill_one(nodes: list[Node], random_source: random.Random, title: str) -> bool:
+    """Kill one process of a node whose title begins so; return whether there was one."""
+    victims = [process for node in nodes for process in node.processes() if title_of(process).startswith(title)]
+    return any(kill_process(process) for process in random_source.sample(victims, len(victims)))
 
 
-def _kill_process(nodes: list[Node], dice: random.Random, title: str) -> bool:
-    victims = [one for node in nodes for one in node.family() if _title(one).startswith(title)]
-    return any(kill(one) for one in dice.sample(victims, len(victims)))
+def _kill_worker(driver: subprocess.Popen[bytes], nodes: list[Node], random_source: random.Random) -> bool:
+    return _kill_one(nodes, random_source, "ray::")
 
 
-def _kill_worker(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
-    return _kill_process(nodes, dice, "ray::")
+def _kill_actor(driver: subprocess.Popen[bytes], nodes: list[Node], random_source: random.Random) -> bool:
+    return _kill_one(nodes, random_source, "ray::MapWorker")
 
 
-def _kill_actor(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
-    return _kill_process(nodes, dice, "ray::MapWorker")
-
-
-def _kill_driver(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
+def _kill_driver(driver: subprocess.Popen[bytes], nodes: list[Node], random_source: random.Random) -> bool:
     if driver.poll() is not None:
         return False
     driver.kill()
@@ -286,12 +310,12 @@ def _kill_driver(driver: subprocess.Popen[bytes], nodes: list[Node], dice: rando
     return True
 
 
-def _notice(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
-    return _one_of(nodes, dice, Node.notice)
+def _send_notice(driver: subprocess.Popen[bytes], nodes: list[Node], random_source: random.Random) -> bool:
+    return _try_nodes(nodes, random_source, Node.send_notice)
 
 
-def _cut_network(driver: subprocess.Popen[bytes], nodes: list[Node], dice: random.Random) -> bool:
-    return _one_of(nodes, dice, Node.cut)
+def _cut_network(driver: subprocess.Popen[bytes], nodes: list[Node], random_source: random.Random) -> bool:
+    return _try_nodes(nodes, random_source, Node.cut_network)
 
 
 FAULTS = {
@@ -299,7 +323,7 @@ FAULTS = {
     "worker": _kill_worker,
     "actor": _kill_actor,
     "driver": _kill_driver,
-    "notice": _notice,
+    "notice": _send_notice,
     "network": _cut_network,
 }
 

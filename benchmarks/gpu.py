@@ -1,12 +1,12 @@
-"""On a GPU: torchvision as everybody calls it, the same under AMP, and ours, beside what the device could do at best.
+"""On a GPU: torchvision as it is usually called, the same under AMP, and batchtag, compared with the device's limits.
 
-    python benchmarks/gpu.py [--images FOLDER] [--weights FOLDER] [--rounds 5] [--json FILE]
+    python benchmarks/gpu.py [--photos FOLDER] [--weights FOLDER] [--rounds 5] [--json FILE]
     python benchmarks/gpu.py --device cpu --quick          tries every step in a minute; its times mean nothing
 
-Stands alone: torch, torchvision, numpy and pillow do; Ray, pydantic, pyarrow and an installed batchtag are not
-needed. Answers are compared before times: with seeded weights (the default, nothing is downloaded) agreement in 16 bits
-is lower than with published ones, because random networks are chaotic, so AMP's own agreement stands beside ours.
-Contenders run in turn and medians count. Without a GPU the table says "not measured".
+Needs torch, torchvision, numpy and pillow; Ray, pydantic, pyarrow and an installed batchtag are not needed. Answers are
+compared before times. With seeded weights (the default; nothing is downloaded) agreement in 16 bits is lower than with
+published ones, because random networks are chaotic, so the table shows AMP's agreement too. Contenders run in turn, and
+medians count. Without a GPU the table has "not measured".
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-if not __package__:  # run as a file: Python looks beside it, and not in the repository's root
+if not __package__:  # run as a file: Python searches its folder, and not the root of the repository
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
 import torchvision
 
-from batchtag.decoding.decoder import DecodeRules, decode
-from batchtag.models.acceleration.half_precision import number_type
+from batchtag.decoding.decoder import DecodeRules
+from batchtag.models.acceleration.half_precision import resolve_dtype
 from batchtag.models.acceleration.runtime import Precision, Runtime
+from benchmarks.decoding import decode_readable
 from benchmarks.on_gpu import limits
-from benchmarks.on_gpu.images import jpegs
-from benchmarks.on_gpu.ways import (
+from benchmarks.on_gpu.images import read_or_draw_jpegs
+from benchmarks.on_gpu.methods import (
     PLAIN_BATCHES,
-    Found,
+    Rows,
     Subject,
-    agreement,
-    look_our_way,
-    ours,
-    subject,
-    torchvision_way,
+    compute_agreement,
+    make_batchtag_model,
+    make_subject,
+    make_torchvision_call,
+    predict_with_batchtag,
 )
 
 BUILDERS = (
@@ -54,7 +56,7 @@ BUILDERS = (
     "resnet50",
 )
 CLASSIFIERS = ("resnet50",)
-COMPARED = 48
+NUM_COMPARED = 48
 """Images whose answers are compared."""
 NOT_MEASURED = "not measured"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +64,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is measured. `sizes` are the batches of a network's own graph."""
+    """The size of the benchmark. `sizes` are the batch sizes of a network's own graph."""
 
     num_images: int
     rounds: int
@@ -80,8 +82,9 @@ QUICK = Scale(num_images=2, rounds=1, seconds=0.01, matrix_side=128, sizes=(1,),
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One network. Rates in images/s; shares of 1; `*_agrees` with torchvision's plain call, answers of `exact` are
-    ours in float32.
+    """The results of one network. Rates are in images/s, shares from 0 to 1.
+
+    `*_agrees` is the agreement with torchvision's plain call; `exact` is batchtag in float32.
     """
 
     builder: str
@@ -99,83 +102,87 @@ class Row:
 
 
 def main() -> None:
-    """Measure, and print one table."""
+    """Measure, and print the table."""
     warnings.simplefilter("ignore", DeprecationWarning)
-    asked = _arguments()
-    base = QUICK if asked.quick else FULL
+    args = _parse_arguments()
+    base = QUICK if args.quick else FULL
     scale = replace(
         base,
-        num_images=asked.images or base.num_images,
-        rounds=asked.rounds or base.rounds,
-        builders=tuple(asked.only or base.builders),
+        num_images=args.images or base.num_images,
+        rounds=args.rounds or base.rounds,
+        builders=tuple(args.only or base.builders),
     )
-    chosen = ("cuda" if torch.cuda.is_available() else "") if asked.device == "auto" else asked.device
-    if not chosen:
-        print("\n".join(table([], builders=scale.builders)))
-        print("There is no GPU here (torch.cuda.is_available() is false); --device cpu --quick tries the steps.")
-        _write(asked.json, {"device": NOT_MEASURED, "rows": []})
+    device = ("cuda" if torch.cuda.is_available() else "") if args.device == "auto" else args.device
+    if not device:
+        print("\n".join(format_table([], builders=scale.builders)))
+        print("This machine has no GPU (torch.cuda.is_available() is false); --device cpu --quick tries every step.")
+        _write_json(args.json, {"device": NOT_MEASURED, "rows": []})
         return
-    dtype = number_type(Runtime(device=chosen, precision=asked.precision))
-    blobs, origin = jpegs(asked.images, num_images=scale.num_images)
-    facts = _facts(chosen, dtype, origin=origin, weights=asked.weights, scale=scale)
-    for line in facts["lines"]:
+    dtype = resolve_dtype(Runtime(device=device, precision=args.precision))
+    blobs, origin = read_or_draw_jpegs(args.photos, num_images=scale.num_images)
+    description = _describe(device, dtype, origin=origin, weights=args.weights, scale=scale)
+    for line in description["lines"]:
         print(line, flush=True)
-    rate = limits.matrix_product(chosen, torch.bfloat16, side=scale.matrix_side, seconds=scale.seconds / 4)
+    rate = limits.measure_matrix_product(device, torch.bfloat16, side=scale.matrix_side, seconds=scale.seconds / 4)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number:03d}.jpg" for number in range(min(len(blobs), 96))]
         for file, blob in zip(files, blobs, strict=False):
             file.write_bytes(blob)
         for builder in scale.builders:
-            one = subject(builder, files, weights=asked.weights)
+            subject = make_subject(builder, files, weights=args.weights)
             rows.append(
-                _measured(one, blobs, device=chosen, asked=asked.precision, dtype=dtype, rate=rate, scale=scale)
+                _measure(subject, blobs, device=device, precision=args.precision, dtype=dtype, rate=rate, scale=scale)
             )
             print(f"# {builder} done", file=sys.stderr, flush=True)
-    print("\n".join(table(rows, builders=scale.builders)))
-    if chosen.startswith("cuda"):
-        print("\n".join(verdicts(rows)))
-    on_cpu = limits.decode_on_cpu(blobs, threads=asked.threads, seconds=scale.seconds)
-    on_gpu = limits.decode_on_gpu(blobs, device=chosen, seconds=scale.seconds) if chosen.startswith("cuda") else 0.0
-    print(f"bf16 matrix product of {scale.matrix_side}: {rate / 1e12:.3g} TFLOP/s, which the arithmetic limit goes by")
-    print(f"decoding whole images: {on_cpu:,.0f}/s on {asked.threads} threads; {_number(on_gpu)}/s by nvJPEG")
+    print("\n".join(format_table(rows, builders=scale.builders)))
+    if device.startswith("cuda"):
+        print("\n".join(list_verdicts(rows)))
+    on_cpu = limits.measure_cpu_decoding(blobs, threads=args.threads, seconds=scale.seconds)
+    on_gpu = (
+        limits.measure_gpu_decoding(blobs, device=device, seconds=scale.seconds) if device.startswith("cuda") else 0.0
+    )
+    print(f"bf16 matrix product of {scale.matrix_side}: {rate / 1e12:.3g} TFLOP/s, the basis of the arithmetic limit")
+    print(f"decoding in full: {on_cpu:,.0f}/s on {args.threads} threads; {_format_rate(on_gpu)}/s by nvJPEG")
     content = {
-        **{name: value for name, value in facts.items() if name != "lines"},
+        **{name: value for name, value in description.items() if name != "lines"},
         "matrix_product_flop_per_s": rate,
         "decode_cpu_per_s": on_cpu,
-        "decode_threads": asked.threads,
+        "decode_threads": args.threads,
         "decode_nvjpeg_per_s": on_gpu or NOT_MEASURED,
         "rows": [asdict(row) for row in rows],
     }
-    _write(asked.json, content)
+    _write_json(args.json, content)
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks/gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     photos = _ROOT.parent / "shared/data/photos"
-    parser.add_argument("--images", type=Path, default=photos, help="a folder of JPEGs; drawn ones if it has none")
-    parser.add_argument("--weights", type=Path, help="a folder of published files; without, seeded weights")
-    parser.add_argument("--device", default="auto", help="cuda, cpu, or auto: cuda where there is one")
-    parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16", help="ours computes in")
+    parser.add_argument(
+        "--photos", "--pictures", type=Path, default=photos, help="folder of JPEGs; drawn ones if it has none"
+    )
+    parser.add_argument("--weights", type=Path, help="folder of published weights; seeded weights without it")
+    parser.add_argument("--device", default="auto", help="cuda, cpu, or auto: cuda if the machine has it")
+    parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16", help="precision of batchtag")
     parser.add_argument("--only", nargs="+", choices=BUILDERS, help="only these networks")
-    parser.add_argument("--images", type=int, help="how many images a round has")
-    parser.add_argument("--rounds", type=int, help="how often each contender runs")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the decoder on CPUs")
+    parser.add_argument("--images", type=int, help="images in a round")
+    parser.add_argument("--rounds", type=int, help="rounds of every contender")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the decoder on CPUs")
     parser.add_argument("--quick", action="store_true", help="one small network and two images")
-    parser.add_argument("--json", type=Path, help="the same figures as a file")
+    parser.add_argument("--json", type=Path, help="file for the same numbers")
     return parser.parse_args()
 
 
-def _facts(device: str, dtype: torch.dtype, *, origin: str, weights: Path | None, scale: Scale) -> dict[str, Any]:
+def _describe(device: str, dtype: torch.dtype, *, origin: str, weights: Path | None, scale: Scale) -> dict[str, Any]:
     name = (
         torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
     )
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     kind = "published" if weights else "seeded"
     lines = [
-        f"{name}; {versions}; ours in {dtype}; {kind} weights",
+        f"{name}; {versions}; batchtag in {dtype}; {kind} weights",
         f"{scale.num_images} images a round from {origin}, uint8 in memory; medians of {scale.rounds} in turn",
     ]
     return {
@@ -188,51 +195,52 @@ def _facts(device: str, dtype: torch.dtype, *, origin: str, weights: Path | None
     }
 
 
-def _measured(
-    one: Subject,
+def _measure(
+    subject: Subject,
     blobs: Sequence[bytes],
     *,
     device: str,
-    asked: Precision,
+    precision: Precision,
     dtype: torch.dtype,
     rate: float,
     scale: Scale,
 ) -> Row:
-    """First what each says, then how long each takes."""
-    distinct = {blob: decode(blob, rules=DecodeRules()).pixels for blob in dict.fromkeys(blobs)}
+    """Compare the answers of all contenders, then measure their times."""
+    distinct = {blob: decode_readable(blob, rules=DecodeRules()).pixels for blob in dict.fromkeys(blobs)}
     images = [distinct[blob] for blob in blobs]
     image = torch.from_numpy(np.array(images[0])).permute(2, 0, 1)
-    gflop = limits.flops(one, image, device=device) / 1e9
-    graph, batch = limits.own_graph(
-        one, image, device=device, dtype=dtype, batch_sizes=scale.sizes, seconds=scale.seconds / 4
+    gflop = limits.count_flops(subject, image, device=device) / 1e9
+    graph, batch = limits.measure_own_graph(
+        subject, image, device=device, dtype=dtype, batch_sizes=scale.sizes, seconds=scale.seconds / 4
     )
-    model = ours(one, device=device, precision=asked)
-    network = one.network.to(device)
+    model = make_batchtag_model(subject, device=device, precision=precision)
+    network = subject.network.to(device)
     amp = torch.bfloat16 if dtype is torch.float32 else dtype
-    calls: dict[str, Callable[[Sequence[Any]], list[Found]]] = {
-        "ours": lambda some: look_our_way(model, some),
+    calls: dict[str, Callable[[Sequence[Any]], list[Rows]]] = {
+        "ours": lambda some: predict_with_batchtag(model, some),
         **{
-            f"{name} {size}": torchvision_way(one, network, device=device, batch_size=size, amp=numbers)
+            f"{name} {size}": make_torchvision_call(subject, network, device=device, batch_size=size, amp=dtype_of_call)
             for size in PLAIN_BATCHES
-            for name, numbers in (("plain", None), ("amp", amp))
+            for name, dtype_of_call in (("plain", None), ("amp", amp))
         },
     }
-    few = list(distinct.values())[:COMPARED]
-    said = {name: call(few) for name, call in calls.items()}
-    reference = said["plain 1"]
-    exact = look_our_way(ours(one, device=device, precision="float32"), few)
-    seconds = _in_turn({name: lambda call=call: call(images) for name, call in calls.items()}, device, scale.rounds)  # type: ignore[misc]
-    rates = {name: len(images) / took for name, took in seconds.items()}
-    busy = limits.busy_share(lambda: look_our_way(model, images), device=device)
-    one.network.to("cpu")
+    compared = list(distinct.values())[:NUM_COMPARED]
+    answers = {name: call(compared) for name, call in calls.items()}
+    reference = answers["plain 1"]
+    exact_model = make_batchtag_model(subject, device=device, precision="float32")
+    exact = predict_with_batchtag(exact_model, compared)
+    seconds = _measure_in_turn({name: partial(call, images) for name, call in calls.items()}, device, scale.rounds)
+    rates = {name: len(images) / call_s for name, call_s in seconds.items()}
+    busy = limits.measure_busy_share(lambda: predict_with_batchtag(model, images), device=device)
+    subject.network.to("cpu")
     return Row(
-        builder=one.builder,
+        builder=subject.builder,
         plain=max(rates[f"plain {size}"] for size in PLAIN_BATCHES),
         amp=max(rates[f"amp {size}"] for size in PLAIN_BATCHES),
         ours=rates["ours"],
-        exact_agrees=agreement(reference, exact),
-        amp_agrees=agreement(reference, said["amp 1"]),
-        ours_agrees=agreement(reference, said["ours"]),
+        exact_agrees=compute_agreement(reference, exact),
+        amp_agrees=compute_agreement(reference, answers["amp 1"]),
+        ours_agrees=compute_agreement(reference, answers["ours"]),
         gflop=gflop,
         arithmetic_limit=rate / (gflop * 1e9),
         own_graph=graph,
@@ -241,53 +249,56 @@ def _measured(
     )
 
 
-def _in_turn(calls: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, float]:
-    """The median seconds of each; all were warmed up when their answers were compared."""
-    took: dict[str, list[float]] = {name: [] for name in calls}
+def _measure_in_turn(calls: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, float]:
+    """Return the median seconds of each call. All are warm, because their answers were compared before."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            limits.wait(device)
-            began = time.perf_counter()
+            limits.wait_for_device(device)
+            started_at = time.perf_counter()
             call()
-            limits.wait(device)
-            took[name].append(time.perf_counter() - began)
-    return {name: statistics.median(some) for name, some in took.items()}
+            limits.wait_for_device(device)
+            seconds[name].append(time.perf_counter() - started_at)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("torchvision", lambda row: _number(row.plain)),
-    ("under AMP", lambda row: _number(row.amp)),
-    ("ours", lambda row: _number(row.ours)),
+    ("torchvision", lambda row: _format_rate(row.plain)),
+    ("under AMP", lambda row: _format_rate(row.amp)),
+    ("batchtag", lambda row: _format_rate(row.ours)),
     ("x plain", lambda row: f"{row.ours / row.plain:.2f}"),
     ("x AMP", lambda row: f"{row.ours / row.amp:.2f}"),
-    ("own graph", lambda row: f"{_number(row.own_graph)} ({row.own_graph_batch})"),
-    ("ours/own", lambda row: f"{row.ours / row.own_graph:.2f}" if row.own_graph else "does not fit"),
-    ("arithmetic", lambda row: _number(row.arithmetic_limit)),
+    ("own graph", lambda row: f"{_format_rate(row.own_graph)} ({row.own_graph_batch})"),
+    ("of own graph", lambda row: f"{row.ours / row.own_graph:.2f}" if row.own_graph else "does not fit"),
+    ("arithmetic", lambda row: _format_rate(row.arithmetic_limit)),
     ("GPU busy", lambda row: f"{row.busy:.0%}"),
     ("fp32 agrees", lambda row: f"{row.exact_agrees:.1%}"),
     ("AMP agrees", lambda row: f"{row.amp_agrees:.1%}"),
-    ("ours agrees", lambda row: f"{row.ours_agrees:.1%}"),
+    ("batchtag agrees", lambda row: f"{row.ours_agrees:.1%}"),
 )
 
 
-def table(rows: Sequence[Row], *, builders: Sequence[str]) -> list[str]:
-    """The lines of the table: images/s of each way, shares, and what was agreed; "not measured" where there is no row.
+def format_table(rows: Sequence[Row], *, builders: Sequence[str]) -> list[str]:
+    """Return the lines of the table: images/s of each method, shares, and agreement; "not measured" without a row.
 
-    `own graph` is the bare arithmetic at its best batch size (in brackets), `arithmetic` the FLOPs of an image at the
-    rate of the matrix product, `fp32 agrees` is ours in float32 against torchvision's plain call.
+    `own graph` is the network's arithmetic alone at its best batch size (in brackets), `arithmetic` the FLOPs of an
+    image at the rate of the matrix product, `fp32 agrees` is batchtag in float32 compared with torchvision's plain
+    call.
     """
-    found = {row.builder: row for row in rows}
+    rows_by_builder = {row.builder: row for row in rows}
     cells = [["images/s", *(name for name, _ in _COLUMNS)]]
     for builder in builders:
-        row = found.get(builder)
-        cells.append([builder, *(said(row) if row else NOT_MEASURED for _, said in _COLUMNS)])
+        row = rows_by_builder.get(builder)
+        cells.append([builder, *(format_cell(row) if row else NOT_MEASURED for _, format_cell in _COLUMNS)])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
 
 
-def verdicts(rows: Sequence[Row]) -> list[str]:
-    """A line for each bar: detection three times torchvision's plain call and 1.5 times its AMP call, and a classifier
-    at 0.6 of its own graph.
+def list_verdicts(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each bar.
+
+    A detector must reach three times torchvision's plain call and 1.5 times its AMP call, a classifier 0.6 of its own
+    graph.
     """
     lines = []
     for row in rows:
@@ -305,13 +316,13 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _number(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     if not rate:
         return NOT_MEASURED
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _write(path: Path | None, content: dict[str, Any]) -> None:
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
         path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Heads of real Ray clusters with their dashboards, each in processes that end with the one that started it."""
+"""Heads of real Ray clusters with their dashboards, whose processes end with the block that started them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from typing import Any
 
 import psutil
 
-START_S = 60.0
+from benchmarks.nodes import title_of
+
+START_LIMIT_S = 60.0
+"""Seconds to wait for a head's dashboard."""
+RUN_TITLES = ("ray::Map", "ray::Supervisor", "ray::DecodeWorker", "ray::_Arrival")
+"""Titles of the processes that a run starts on a cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A head of three logical CPUs."""
+    """A head with three logical CPUs. `address` is its dashboard's, `gcs` that of Ray itself."""
 
     address: str
     gcs: str
@@ -31,25 +36,19 @@ class Head:
     metrics: str
     token: str = field(default="", repr=False)
 
-    def actors(self) -> list[psutil.Process]:
-        """The processes of this cluster that a run has made its own."""
-        mine = ("ray::Map", "ray::Monitor", "ray::Opener", "ray::_Arrival")
-        return [one for one in psutil.Process(self.pid).children(recursive=True) if _title(one).startswith(mine)]
+    def list_run_processes(self) -> list[psutil.Process]:
+        """Return the processes of this cluster that belong to a run."""
+        descendants = psutil.Process(self.pid).children(recursive=True)
+        return [process for process in descendants if title_of(process).startswith(RUN_TITLES)]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a shell that speaks to it has set."""
+        """The environment variables that a command needs to use this head."""
         return {"RAY_AUTH_TOKEN": self.token} if self.token else {}
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def free_ports(count: int) -> list[int]:
+def find_free_ports(count: int) -> list[int]:
+    """Return that many ports of the loopback that are free now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -58,21 +57,24 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ray_head(folder: Path, *, token: str = "", python: str = sys.executable) -> Iterator[Head]:
-    """Run one by that interpreter, which jobs run by too. Its files go into the folder."""
-    gcs, dashboard, client, agent, metrics = free_ports(5)
-    words = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=3"]
-    words += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    words += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
-    words += [f"--temp-dir={folder}", f"--object-store-memory={128 * 2**20}", "--disable-usage-stats"]
-    words += [f"--metrics-export-port={metrics}"]
+def run_ray_head(folder: Path, *, token: str = "", python: str = sys.executable) -> Iterator[Head]:
+    """Run a head with this interpreter, which is also the interpreter of its jobs. Its files go into `folder`.
+
+    With a `token` the head demands it; without one it has no authentication.
+    """
+    gcs, dashboard, client, agent, metrics = find_free_ports(5)
+    command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=3"]
+    command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    command += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
+    command += [f"--temp-dir={folder}", f"--object-store-memory={128 * 2**20}", "--disable-usage-stats"]
+    command += [f"--metrics-export-port={metrics}"]
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | auth
     environment["RAY_worker_niceness"] = "0"
     environment["RAY_metrics_report_interval_ms"] = "500"
-    environment["PATH"] = f"{Path(python).parent}:{environment['PATH']}"  # where `python` of an entrypoint is
+    environment["PATH"] = f"{Path(python).parent}:{environment['PATH']}"  # so that an entrypoint finds its `python`
     with (folder / "head.log").open("w") as log:
-        process = psutil.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         head = Head(
             address=f"http://127.0.0.1:{dashboard}",
@@ -81,7 +83,7 @@ def ray_head(folder: Path, *, token: str = "", python: str = sys.executable) -> 
             pid=process.pid,
             metrics=f"http://127.0.0.1:{metrics}/metrics",
         )
-        wait_for(head, process, folder / "head.log")
+        wait_for_dashboard(head, process, folder / "head.log")
         yield head
     finally:
         family = [process, *process.children(recursive=True)]
@@ -92,20 +94,21 @@ def ray_head(folder: Path, *, token: str = "", python: str = sys.executable) -> 
         process.wait()
 
 
-def wait_for(head: Head, process: psutil.Popen, log: Path) -> None:
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
+def wait_for_dashboard(head: Head, process: psutil.Popen, log: Path) -> None:
+    """Wait until the dashboard lists jobs and nodes. Raises AssertionError with the log if the head ends before."""
+    ends_at = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < ends_at:
         assert process.poll() is None, log.read_text()
         with suppress(urllib.error.URLError, ConnectionError):
-            _answer(head, "/api/jobs/")
-            if _answer(head, "/api/v0/nodes")["data"]["result"]["result"]:  # its own comes some time after it answers
+            _get_json(head, "/api/jobs/")
+            if _get_json(head, "/api/v0/nodes")["data"]["result"]["result"]:  # empty for a while after it answers
                 return
         with suppress(psutil.TimeoutExpired):
             process.wait(timeout=0.2)
-    raise AssertionError(f"no dashboard within a minute: {log.read_text()}")
+    raise AssertionError(f"the dashboard does not answer after {START_LIMIT_S:.0f} s: {log.read_text()}")
 
 
-def _answer(head: Head, path: str) -> Any:
+def _get_json(head: Head, path: str) -> Any:
     headers = {"Authorization": f"Bearer {head.token}"} if head.token else {}
     with urllib.request.urlopen(urllib.request.Request(f"{head.address}{path}", headers=headers)) as answer:
         return json.load(answer)

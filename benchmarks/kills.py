@@ -1,11 +1,11 @@
-"""Kill -9 at random moments, run the same command again, and compare with a run that nobody disturbed.
+"""Kill processes with SIGKILL at random moments, run the same command again, and compare with an undisturbed run.
 
     python -m benchmarks.kills [--kills 10] [--images 1500] [--seed 0] [--trials drivers actors workers]
 
-Three trials: the driver, the actor that tags (`ray::MapWorker`), and any Ray worker process. The driver is killed and
-the command repeated, over and over on one OUT; actors and workers are killed while one command goes on. After each
-trial the command runs once more undisturbed, `batchtag verify` must pass, and the tables must hold the same rows as the
-reference, but for run_id and tagged_at. Prints one line a trial and exits 1 if one fails.
+There are three trials: the driver, the actor that tags (`ray::MapWorker`), and any worker process of Ray. The driver is
+killed and the command repeated, again and again on one OUT; actors and workers are killed while one command runs. After
+each trial the command runs once more undisturbed, `batchtag verify` must pass, and the tables must have the rows of the
+undisturbed run, except for run_id and tagged_at. Prints one line for each trial and exits with 1 if one fails.
 """
 
 from __future__ import annotations
@@ -23,48 +23,52 @@ import psutil
 import yaml
 from PIL import Image
 
-STORY = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as this process lives
-ROWS = {
+from benchmarks.nodes import kill_process, list_descendants, title_of
+
+LOG = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as this process lives
+"""stdout and stderr of all commands."""
+COMPARED_COLUMNS = {
     "images": "* exclude (run_id, tagged_at)",
     "tags": "* exclude (run_id)",
     "errors": "* exclude (run_id)",
 }
+"""By table: the columns that do not differ from run to run."""
 
 
 def main() -> None:
-    """Run the three trials."""
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--kills", type=int, default=10)
-    arguments.add_argument("--images", type=int, default=1500)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS))
-    asked = arguments.parse_args()
-    dice = random.Random(asked.seed)
-    with tempfile.TemporaryDirectory(prefix="kills-") as place:
-        folder = Path(place)
-        draw(folder / "images", num_images=asked.images)
-        reference = folder / "reference"
-        run_to_the_end(job(folder, reference))
-        good = True
-        for name in asked.trials:
-            trial = TRIALS[name]
+    """Run the trials."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--images", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS))
+    args = parser.parse_args()
+    random_source = random.Random(args.seed)
+    with tempfile.TemporaryDirectory(prefix="kills-") as name:
+        folder = Path(name)
+        write_images(folder / "images", num_images=args.images)
+        undisturbed = folder / "undisturbed"
+        run_to_end(write_kill_job(folder, undisturbed))
+        is_good = True
+        for trial_name in args.trials:
+            trial = TRIALS[trial_name]
             out = folder / trial.__name__
-            began = time.monotonic()
-            kills = trial(job(folder, out), num_kills=asked.kills, dice=dice)
-            run_to_the_end(job(folder, out))
-            verified = command("verify", str(out)).wait() == 0
-            same = all(rows(reference, table) == rows(out, table) for table in ROWS)
-            good = good and verified and same
+            started_at = time.monotonic()
+            num_kills = trial(write_kill_job(folder, out), num_kills=args.kills, random_source=random_source)
+            run_to_end(write_kill_job(folder, out))
+            verifies = start_command("verify", str(out)).wait() == 0
+            is_same = all(read_rows(undisturbed, table) == read_rows(out, table) for table in COMPARED_COLUMNS)
+            is_good = is_good and verifies and is_same
             print(
-                f"{name}: {kills} killed in {time.monotonic() - began:.0f} s; verify "
-                f"{'passes' if verified else 'FAILS'}; tables {'the same' if same else 'DIFFER'}",
+                f"{trial_name}: {num_kills} killed in {time.monotonic() - started_at:.0f} s; verify "
+                f"{'passes' if verifies else 'FAILS'}; tables {'are the same' if is_same else 'DIFFER'}",
                 flush=True,
             )
-    sys.exit(0 if good else 1)
+    sys.exit(0 if is_good else 1)
 
 
-def draw(folder: Path, *, num_images: int) -> None:
-    """Small images, every tenth of them cut off."""
+def write_images(folder: Path, *, num_images: int) -> None:
+    """Write small JPEGs; every tenth is truncated."""
     folder.mkdir()
     for number in range(num_images):
         path = folder / f"{number:06d}.jpg"
@@ -73,13 +77,13 @@ def draw(folder: Path, *, num_images: int) -> None:
             path.write_bytes(path.read_bytes()[:300])
 
 
-def job(folder: Path, out: Path) -> Path:
-    """A job that keeps its one worker busy for some 30 s, in bundles of about a second."""
+def write_kill_job(folder: Path, out: Path) -> Path:
+    """Write a job that keeps its one worker busy for some 30 s, in bundles of about a second."""
     return write_job(folder, out, seconds_per_image=0.02, compute={"bundle_size": 50})
 
 
 def write_job(folder: Path, out: Path, *, seconds_per_image: float, compute: dict[str, object]) -> Path:
-    """A job for the images in the folder, as a file beside them."""
+    """Write a job for the images in `folder` as a file beside them, and return its path."""
     path = folder / f"{out.name}.yaml"
     content = {
         "version": 1,
@@ -93,84 +97,76 @@ def write_job(folder: Path, out: Path, *, seconds_per_image: float, compute: dic
     return path
 
 
-def command(*words: str) -> subprocess.Popen[bytes]:
-    """A batchtag command, started; what it says goes to the end of the story, which is told when something fails."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from batchtag.cli import main; main()", *words], stdout=STORY, stderr=STORY
-    )
+def start_command(*words: str) -> subprocess.Popen[bytes]:
+    """Start a batchtag command. Its stdout and stderr go to LOG, which is shown when something fails."""
+    command = [sys.executable, "-c", "from batchtag.cli import main; main()", *words]
+    return subprocess.Popen(command, stdout=LOG, stderr=LOG)
 
 
-def run_to_the_end(path: Path) -> None:
-    """Undisturbed; raises when it does not end well."""
-    status = command("run", str(path)).wait()
+def read_log_lines(count: int) -> list[str]:
+    """Return the last lines of LOG."""
+    LOG.seek(0)
+    return LOG.read().decode(errors="replace").splitlines()[-count:]
+
+
+def run_to_end(job: Path) -> None:
+    """Run a job undisturbed. Raises SystemExit with the end of LOG if it fails."""
+    status = start_command("run", str(job)).wait()
     if status:
-        STORY.seek(0)
-        tail = STORY.read().decode(errors="replace").splitlines()[-30:]
-        raise SystemExit("\n".join([*tail, f"batchtag run {path} ended with {status}"]))
+        raise SystemExit("\n".join([*read_log_lines(30), f"batchtag run {job} ended with {status}"]))
 
 
-def kill_drivers(path: Path, *, num_kills: int, dice: random.Random) -> int:
-    """Start the command and kill it between its first second and some way into tagging, again and again."""
+def kill_drivers(job: Path, *, num_kills: int, random_source: random.Random) -> int:
+    """Start the command and kill it between its first second and the middle of tagging, again and again."""
     for _ in range(num_kills):
-        driver = command("run", str(path))
+        driver = start_command("run", str(job))
         try:
-            driver.wait(timeout=dice.uniform(1, 28))
+            driver.wait(timeout=random_source.uniform(1, 28))
         except subprocess.TimeoutExpired:
             driver.kill()
             driver.wait()
     return num_kills
 
 
-def kill_actors(path: Path, *, num_kills: int, dice: random.Random) -> int:
+def kill_actors(job: Path, *, num_kills: int, random_source: random.Random) -> int:
     """Kill the process of the actor that tags."""
-    return _kill_while_running(path, num_kills=num_kills, dice=dice, title="ray::MapWorker")
+    return _kill_while_running(job, num_kills=num_kills, random_source=random_source, title="ray::MapWorker")
 
 
-def kill_workers(path: Path, *, num_kills: int, dice: random.Random) -> int:
-    """Kill any of Ray's Python processes: actors, idle workers, the run's monitor, a node's agents."""
-    return _kill_while_running(path, num_kills=num_kills, dice=dice, title="ray::")
+def kill_workers(job: Path, *, num_kills: int, random_source: random.Random) -> int:
+    """Kill any of Ray's Python processes: actors, idle workers, the run's supervisor, the agents of a node."""
+    return _kill_while_running(job, num_kills=num_kills, random_source=random_source, title="ray::")
 
 
-def _kill_while_running(path: Path, *, num_kills: int, dice: random.Random, title: str) -> int:
-    """Kill such processes of a run; where that ends the run, the same command is given again."""
-    kills = 0
-    while kills < num_kills:
-        driver = command("run", str(path))
-        while kills < num_kills and driver.poll() is None:
-            time.sleep(dice.uniform(0.5, 6))
-            victims = _processes(driver.pid, title=title)
-            if victims:
-                victim = dice.choice(victims)
-                try:
-                    victim.kill()
-                except psutil.NoSuchProcess:
-                    continue
-                kills += 1
+def _kill_while_running(job: Path, *, num_kills: int, random_source: random.Random, title: str) -> int:
+    """Kill processes of a run whose title begins so. If that ends the run, start the same command again."""
+    count = 0
+    while count < num_kills:
+        driver = start_command("run", str(job))
+        while count < num_kills and driver.poll() is None:
+            time.sleep(random_source.uniform(0.5, 6))
+            victims = _find_processes(driver.pid, title=title)
+            count += bool(victims) and kill_process(random_source.choice(victims))
         if driver.wait() == 0:
             break
-    return kills
+    return count
 
 
-def _processes(driver: int, *, title: str) -> list[psutil.Process]:
-    found = []
+def _find_processes(driver_pid: int, *, title: str) -> list[psutil.Process]:
     try:
-        for process in psutil.Process(driver).children(recursive=True):
-            try:
-                if " ".join(process.cmdline()).startswith(title):
-                    found.append(process)
-            except psutil.Error:
-                continue
+        driver = psutil.Process(driver_pid)
     except psutil.NoSuchProcess:
         return []
-    return found
+    return [process for process in list_descendants(driver) if title_of(process).startswith(title)]
 
 
-def rows(out: Path, table: str) -> list[dict[str, object]]:
-    """Every row of a table, sorted, without what differs from run to run."""
+def read_rows(out: Path, table: str) -> list[dict[str, object]]:
+    """Return every row of a table, sorted, without the columns that differ from run to run."""
     with duckdb.connect() as database:
-        relation = database.sql(f"select {ROWS[table]} from read_parquet('{out}/{table}/*.parquet') order by all")
-        found: list[dict[str, object]] = relation.to_arrow_table().to_pylist()
-        return found
+        files = f"'{out}/{table}/*.parquet'"
+        relation = database.sql(f"select {COMPARED_COLUMNS[table]} from read_parquet({files}) order by all")
+        rows: list[dict[str, object]] = relation.to_arrow_table().to_pylist()
+        return rows
 
 
 TRIALS = {"drivers": kill_drivers, "actors": kill_actors, "workers": kill_workers}

@@ -1,10 +1,11 @@
-"""The line without a model: how fast it lists, fetches, decodes and commits, and whether memory grows with the count.
+"""The speed of the pipeline without a model, from listing to commit, and whether its memory grows with the images.
 
     python -m benchmarks.line [--images 2000 20000] [--rounds 1] [--json FILE]
 
 Draws small images (160 x 120 JPEGs), runs `batchtag run` on them with the `constant` model as a user would, each size
-in turn, and prints a row a run: images/s while tagging, seconds by phase, the driver's largest resident memory, and the
-largest sum over all its processes (PSS: shared pages are counted once). `batchtag verify` must pass after each.
+in turn, and prints one row for each run: images/s while tagging, seconds by phase, the driver's largest resident
+memory, and the largest sum over all its processes (PSS: shared pages are counted once). `batchtag verify` must pass
+after each run.
 """
 
 from __future__ import annotations
@@ -24,30 +25,34 @@ import psutil
 from PIL import Image, ImageDraw
 
 CLI = [sys.executable, "-c", "from batchtag.cli import main; main()"]
+"""The command `batchtag` of this interpreter."""
 SAMPLE_S = 0.5
+"""Seconds between two measurements of memory."""
+NUM_DISTINCT = 64
+"""Different images; further files are hard links to them."""
 
 
 def main() -> None:
     """Run every size in every round and print the table."""
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--images", type=int, nargs="+", default=[2000, 20000])
-    arguments.add_argument("--rounds", type=int, default=1)
-    arguments.add_argument("--json", type=Path)
-    asked = arguments.parse_args()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, nargs="+", default=[2000, 20000])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{'images':>8} {'images/s':>9} {'wall s':>7} {'driver MiB':>11} {'all MiB':>8}  seconds by phase")
     results = []
     with tempfile.TemporaryDirectory(prefix="line-") as name:
-        for _ in range(asked.rounds):
-            for num_images in asked.images:
-                results.append(measure(Path(name), num_images))
-                print(row(results[-1]), flush=True)
-    if asked.json:
-        asked.json.write_text(json.dumps(results, indent=1))
+        for _ in range(args.rounds):
+            for num_images in args.images:
+                results.append(measure_run(Path(name), num_images))
+                print(format_row(results[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1))
 
 
-def row(result: dict[str, Any]) -> str:
-    """One line of the table."""
+def format_row(result: dict[str, Any]) -> str:
+    """Return one line of the table."""
     phases = " ".join(f"{phase} {seconds:.1f}" for phase, seconds in result["seconds_by_phase"].items())
     return (
         f"{result['images']:>8,} {result['images_per_s']:>9.0f} {result['seconds']:>7.1f} "
@@ -55,20 +60,20 @@ def row(result: dict[str, Any]) -> str:
     )
 
 
-def measure(folder: Path, num_images: int) -> dict[str, Any]:
-    """One run over so many images, watched from outside."""
+def measure_run(folder: Path, num_images: int) -> dict[str, Any]:
+    """Run the command over that many images and measure it from outside."""
     images, out = folder / f"images-{num_images}", folder / f"out-{num_images}-{os.urandom(4).hex()}"
-    draw(images, num_images)
+    write_images(images, num_images)
     words = ["run", str(images), "--out", str(out), "--classifier", "constant", "--json"]
     driver = subprocess.Popen([*CLI, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     peaks = {"driver": 0, "all": 0}
-    over = threading.Event()
-    watcher = threading.Thread(target=watch, args=(driver.pid, peaks, over))
-    watcher.start()
-    answer, _ = driver.communicate()
-    over.set()
-    watcher.join()
-    report = json.loads(answer)
+    is_over = threading.Event()
+    sampler = threading.Thread(target=sample_memory, args=(driver.pid, peaks, is_over))
+    sampler.start()
+    stdout, _ = driver.communicate()
+    is_over.set()
+    sampler.join()
+    report = json.loads(stdout)
     subprocess.run([*CLI, "verify", str(out)], check=True, stdout=subprocess.DEVNULL)
     return {
         "images": num_images,
@@ -80,38 +85,38 @@ def measure(folder: Path, num_images: int) -> dict[str, Any]:
     }
 
 
-def watch(pid: int, peaks: dict[str, int], over: threading.Event) -> None:
-    """Keep the largest resident memory of the process, and the largest sum of PSS over it and its descendants."""
-    while not over.wait(SAMPLE_S):
+def sample_memory(pid: int, peaks: dict[str, int], is_over: threading.Event) -> None:
+    """Keep in `peaks` the largest resident memory of a process, and the largest PSS with its descendants, in bytes."""
+    while not is_over.wait(SAMPLE_S):
         try:
             driver = psutil.Process(pid)
             family = [driver, *driver.children(recursive=True)]
             peaks["driver"] = max(peaks["driver"], driver.memory_info().rss)
-            peaks["all"] = max(peaks["all"], sum(_pss(process) for process in family))
+            peaks["all"] = max(peaks["all"], sum(_pss_bytes(process) for process in family))
         except psutil.NoSuchProcess:
             continue
 
 
-def _pss(process: psutil.Process) -> int:
+def _pss_bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:
         return 0
 
 
-def draw(folder: Path, num_images: int) -> None:
-    """64 different images under as many names as asked for."""
+def write_images(folder: Path, num_images: int) -> None:
+    """Write NUM_DISTINCT different images under `num_images` names, unless the folder exists."""
     if folder.exists():
         return
     folder.mkdir(parents=True)
     originals = []
-    for number in range(min(64, num_images)):
+    for number in range(min(NUM_DISTINCT, num_images)):
         image = Image.new("RGB", (160, 120), (number * 4, 128, 255 - number * 4))
         ImageDraw.Draw(image).ellipse((20, 10, 30 + number, 100), fill="gold")
         originals.append(folder / f"{number:06d}.jpg")
         image.save(originals[-1], quality=85)
-    for number in range(64, num_images):
-        os.link(originals[number % 64], folder / f"{number:06d}.jpg")
+    for number in range(NUM_DISTINCT, num_images):
+        os.link(originals[number % NUM_DISTINCT], folder / f"{number:06d}.jpg")
 
 
 if __name__ == "__main__":

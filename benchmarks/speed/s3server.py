@@ -1,7 +1,7 @@
-"""An S3 server for reading, in a process of its own: GET with ranges, HEAD, and listings of a folder of files.
+"""A read-only S3 server in a process of its own: GET with ranges, HEAD, and listings of a folder of files.
 
-moto, which the tests use, would take a core for itself and be what is measured. This one does no more than the protocol
-asks of a reader (no signatures are checked, nothing can be written). Keys are the files' paths under the root.
+moto, which the tests use, would take a whole core, and the benchmark would measure moto. This server implements only
+what readers need: it checks no signatures, and nothing can be written. The keys are the files' paths below the root.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _HEAD_LIMIT = 64 * 1024
 
 
 @contextmanager
-def serving(root: Path, *, latency_s: float = 0.0) -> Iterator[str]:
-    """The endpoint of a server of that folder: its subfolders are the buckets. It ends with the context.
+def run_server(root: Path, *, latency_s: float = 0.0) -> Iterator[str]:
+    """Run a server for a folder, whose subfolders are the buckets, and yield its endpoint.
 
-    Every answer begins `latency_s` after its question.
+    Every response begins `latency_s` after its request.
     """
-    words = [sys.executable, "-m", "benchmarks.speed.s3server", str(root), str(latency_s)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "benchmarks.speed.s3server", str(root), str(latency_s)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         if not port:
-            raise SystemExit(f"the S3 server did not start: {' '.join(words)} ended with {process.wait()}")
+            raise SystemExit(f"the S3 server did not start: {' '.join(command)} ended with {process.wait()}")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
 
 
-def environment(endpoint_url: str) -> dict[str, str]:
-    """What AWS's tools, and so all contenders, go by."""
+def s3_environment(endpoint_url: str) -> dict[str, str]:
+    """Return the environment variables by which AWS's tools, and so all contenders, find the server."""
     return {
         "AWS_ACCESS_KEY_ID": "AKIAOFTHEBENCHMARK00",
         "AWS_SECRET_ACCESS_KEY": "the-secret-of-the-benchmark",
@@ -54,7 +54,7 @@ def environment(endpoint_url: str) -> dict[str, str]:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, kept open. Requests of readers have no body, so a request ends with its head."""
+    """One connection of a client, kept open. Requests of readers have no body, so a request ends with its headers."""
 
     def __init__(self, root: Path, latency_s: float) -> None:
         self._root = root
@@ -71,36 +71,40 @@ class Connection(asyncio.Protocol):
         self._received += data
         while (end := self._received.find(b"\r\n\r\n")) >= 0:
             head, self._received = self._received[:end], self._received[end + 4 :]
-            asyncio.get_running_loop().call_later(self._latency_s, self._answer, head)
+            asyncio.get_running_loop().call_later(self._latency_s, self._respond, head)
         if len(self._received) > _HEAD_LIMIT:
             self._transport.close()
 
-    def _answer(self, head: bytes) -> None:
+    def _respond(self, head: bytes) -> None:
         assert self._transport is not None
-        for piece in answer(self._root, head.decode("latin-1")):
+        for piece in respond(self._root, head.decode("latin-1")):
             self._transport.write(piece)
 
 
-def answer(root: Path, head: str) -> list[bytes]:
-    """The response to one request, head and body apart so that a large body is not copied."""
+def respond(root: Path, head: str) -> list[bytes]:
+    """Return the response to one request: headers and body separately, so that a large body is not copied."""
     request, *lines = head.split("\r\n")
     method, target, _ = request.split(" ", 2)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     path, _, query = target.partition("?")
     bucket, _, key = unquote(path).lstrip("/").partition("/")
     if method not in ("GET", "HEAD"):
-        return _failure(405, "MethodNotAllowed")
+        return _error_response(405, "MethodNotAllowed")
     if not key:
-        return _listing(root, bucket, parse_qs(query, keep_blank_values=True)) if method == "GET" else _head(200, {})
+        return (
+            _list_objects(root, bucket, parse_qs(query, keep_blank_values=True))
+            if method == "GET"
+            else _headers(200, {})
+        )
     try:
         with open(root / bucket / key, "rb") as file:
             status = os.fstat(file.fileno())
-            start, length = _range(headers.get("range", ""), status.st_size)
+            start, length = _parse_range(headers.get("range", ""), status.st_size)
             file.seek(start)
             body = file.read(length) if method == "GET" else b""
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return _failure(404, "NoSuchKey")
-    facts = {
+        return _error_response(404, "NoSuchKey")
+    fields = {
         "Content-Length": str(length),
         "Content-Type": "image/jpeg",
         "ETag": _etag(status),
@@ -108,13 +112,13 @@ def answer(root: Path, head: str) -> list[bytes]:
         "Accept-Ranges": "bytes",
     }
     if "range" not in headers:
-        return [*_head(200, facts), body]
-    facts["Content-Range"] = f"bytes {start}-{start + length - 1}/{status.st_size}"
-    return [*_head(206, facts), body]
+        return [*_headers(200, fields), body]
+    fields["Content-Range"] = f"bytes {start}-{start + length - 1}/{status.st_size}"
+    return [*_headers(206, fields), body]
 
 
-def _range(text: str, size: int) -> tuple[int, int]:
-    """First byte and length of `bytes=a-b`, `bytes=a-` or `bytes=-n`; all of it where none was asked for."""
+def _parse_range(text: str, size: int) -> tuple[int, int]:
+    """Return first byte and length of `bytes=a-b`, `bytes=a-` or `bytes=-n`; the whole object without a range."""
     first, _, last = text.removeprefix("bytes=").partition("-")
     if not text:
         return 0, size
@@ -124,42 +128,42 @@ def _range(text: str, size: int) -> tuple[int, int]:
     return start, (min(int(last) + 1, size) if last else size) - start
 
 
-def _listing(root: Path, bucket: str, query: dict[str, list[str]]) -> list[bytes]:
-    """ListObjectsV2, and GetBucketLocation. Pages go by the last key of the page before."""
+def _list_objects(root: Path, bucket: str, query: dict[str, list[str]]) -> list[bytes]:
+    """Respond to ListObjectsV2 and GetBucketLocation. The token of a page is the last key of the page before."""
     if "location" in query:
         return _xml(f"<LocationConstraint>{REGION}</LocationConstraint>")
     if not (root / bucket).is_dir():
-        return _failure(404, "NoSuchBucket")
+        return _error_response(404, "NoSuchBucket")
     prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", query.get("start-after", [""]))[0]
-    most, delimiter = int(query.get("max-keys", ["1000"])[0]), query.get("delimiter", [""])[0]
-    found = sorted(
+    max_keys, delimiter = int(query.get("max-keys", ["1000"])[0]), query.get("delimiter", [""])[0]
+    all_keys = sorted(
         str((Path(folder) / name).relative_to(root / bucket))
         for folder, _, files in os.walk(root / bucket)
         for name in files
     )
     keys, folders = [], set()
-    for key in found:
+    for key in all_keys:
         if key.startswith(prefix):
-            beyond = key[len(prefix) :]
-            if delimiter and delimiter in beyond:
-                folders.add(prefix + beyond.split(delimiter)[0] + delimiter)
+            rest = key[len(prefix) :]
+            if delimiter and delimiter in rest:
+                folders.add(prefix + rest.split(delimiter)[0] + delimiter)
             elif key > after:
                 keys.append(key)
-    page, more = keys[:most], len(keys) > most
+    page, is_truncated = keys[:max_keys], len(keys) > max_keys
     is_quoted = query.get("encoding-type") == ["url"]
-    rows = "".join(_entry(root / bucket / key, quote(key, safe="/") if is_quoted else key) for key in page)
+    rows = "".join(_object_entry(root / bucket / key, quote(key, safe="/") if is_quoted else key) for key in page)
     rows += "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders))
-    token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
-    facts = f"<Name>{bucket}</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}</KeyCount>"
-    facts += f"<MaxKeys>{most}</MaxKeys><IsTruncated>{'true' if more else 'false'}</IsTruncated>{token}"
-    return _xml(f"<ListBucketResult>{facts}{rows}</ListBucketResult>")
+    token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if is_truncated else ""
+    fields = f"<Name>{bucket}</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}</KeyCount>"
+    fields += f"<MaxKeys>{max_keys}</MaxKeys><IsTruncated>{'true' if is_truncated else 'false'}</IsTruncated>{token}"
+    return _xml(f"<ListBucketResult>{fields}{rows}</ListBucketResult>")
 
 
-def _entry(path: Path, key: str) -> str:
+def _object_entry(path: Path, key: str) -> str:
     status = path.stat()
-    when = datetime.fromtimestamp(int(status.st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    modified = datetime.fromtimestamp(int(status.st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     return (
-        f"<Contents><Key>{escape(key)}</Key><LastModified>{when}</LastModified>"
+        f"<Contents><Key>{escape(key)}</Key><LastModified>{modified}</LastModified>"
         f"<ETag>{escape(_etag(status))}</ETag><Size>{status.st_size}</Size>"
         "<StorageClass>STANDARD</StorageClass></Contents>"
     )
@@ -171,16 +175,16 @@ def _etag(status: os.stat_result) -> str:
 
 def _xml(body: str, *, status: int = 200) -> list[bytes]:
     data = f'<?xml version="1.0" encoding="UTF-8"?>{body}'.encode()
-    return [*_head(status, {"Content-Type": "application/xml", "Content-Length": str(len(data))}), data]
+    return [*_headers(status, {"Content-Type": "application/xml", "Content-Length": str(len(data))}), data]
 
 
-def _failure(status: int, code: str) -> list[bytes]:
+def _error_response(status: int, code: str) -> list[bytes]:
     return _xml(f"<Error><Code>{code}</Code><Message>{code}</Message></Error>", status=status)
 
 
-def _head(status: int, facts: dict[str, str]) -> list[bytes]:
-    facts = {"Content-Length": "0"} | facts
-    lines = "".join(f"{name}: {value}\r\n" for name, value in facts.items())
+def _headers(status: int, fields: dict[str, str]) -> list[bytes]:
+    fields = {"Content-Length": "0"} | fields
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return [f"HTTP/1.1 {status} -\r\nServer: bench\r\nx-amz-request-id: 1\r\n{lines}\r\n".encode()]
 
 

@@ -1,14 +1,16 @@
-"""Seeded networks that answer like trained ones, for measuring time where no trained weights are. Needs no pydantic.
+"""Seeded networks that answer like trained ones, to measure time without trained weights. Needs no pydantic.
 
-Random weights would make the comparison empty: a random classifier says the same of every image, and a random
-detector finds nothing, so nothing is suppressed, sorted or written. So the batch norms are settled on real images,
-and the last layer is made from what the network sees: a classifier's gives each image a label of its own (the nearest
-one it was shown), and a detector's is sharpened until a few boxes an image are sure and most proposals are background.
-Time per image is that of published weights; accuracy means nothing. Published ones need a network, these none.
+With random weights a comparison would be worthless: a random classifier gives every image the same label, and a random
+detector finds nothing, so nothing is suppressed, sorted or written. So the batch norms get the statistics of real
+images, and the last layer is made from the features of real images: a classifier gives each image a label of its own
+(that of the nearest image it was made from), and a detector is sharpened until a few boxes in each image are sure and
+most proposals are background. The time per image is that of published weights; accuracy means nothing. Published
+weights must be downloaded, these need not.
 
-A random network is also chaotic: other noise of +-1 in a fifth of the pixels moved the features of the FPN by 12 %, and
-no box was found again. Trained ones are smooth, so the kernels are made smooth: 0.5 %, and 7 boxes of 10 found again.
-That is still less forgiving than trained weights: what pads or decodes otherwise (`model(list)`, Daft) shows it.
+A random network is also chaotic: noise of +-1 in a fifth of the pixels changed the features of the FPN by 12 %, and no
+box was found again. Trained networks are smooth, so the kernels are made smooth: 0.5 %, and 7 of 10 boxes found again.
+This is still less tolerant than trained weights, which contenders that pad or decode differently (`model(list)`, Daft)
+show.
 """
 
 from __future__ import annotations
@@ -26,49 +28,58 @@ from torchvision.transforms.functional import pil_to_tensor
 from batchtag.models.preprocessing import Preprocessing
 from batchtag.models.torchvision import architectures
 
-_SETTLING = 8
-_SHOWN = 96
+_BATCH_SIZE = 8
+_NUM_REFERENCES = 96
+"""Images from which a classifier's last layer is made."""
 _TYPICAL_MARGIN = 3.0
-_SURE, _SURE_SHARE = 0.3, 0.03
-_PEAK = 0.7
-_SMOOTH = 0.9
+"""Difference of the two best logits for the typical image."""
+_SURE_SCORE, _SURE_SHARE = 0.3, 0.03
+"""A detector's share of proposals with this score or more."""
+_TYPICAL_BEST_SCORE = 0.7
+"""Best score of the typical proposal among the classes, without background."""
+_SMOOTHNESS = 0.9
+"""Share of a kernel that is its mean over space."""
 
 
-def classifier(builder: str, images: Sequence[Path], *, seed: int = 0) -> tuple[nn.Module, Preprocessing]:
-    """A classification network and its published preprocessing; each of the images gets a label of its own."""
-    network = architectures.build(builder, architectures.untrained_arguments(builder, task="classify"), seed=seed)
-    preset = Preprocessing.of_preset(get_model_weights(builder).DEFAULT.transforms())
+def make_classifier(builder: str, images: Sequence[Path], *, seed: int = 0) -> tuple[nn.Module, Preprocessing]:
+    """Make a classification network and its published preprocessing. Each of the images gets a label of its own."""
+    network = architectures.build_network(
+        builder, architectures.untrained_arguments(builder, task="classify"), seed=seed
+    )
+    preset = Preprocessing.from_preset(get_model_weights(builder).DEFAULT.transforms())
     batches = [
-        preset.normalised(torch.stack([preset.centre(_read(path)) for path in images[start : start + _SETTLING]]))
-        for start in range(0, min(_SHOWN, len(images)), _SETTLING)
+        preset.normalize(torch.stack([preset.crop_centre(_read(path)) for path in images[start : start + _BATCH_SIZE]]))
+        for start in range(0, min(_NUM_REFERENCES, len(images)), _BATCH_SIZE)
     ]
-    _smooth(network)
-    _settle(network, lambda: network(batches[0]))
+    _smooth_kernels(network)
+    _settle_batch_norms(network, lambda: network(batches[0]))
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    seen: list[Tensor] = []
-    hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    features: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].clone()))
     for batch in batches:
         network(batch)
     hook.remove()
-    _name_the_nearest(last, torch.cat(seen)[: last.out_features])
+    _classify_by_nearest(last, torch.cat(features)[: last.out_features])
     return network, preset
 
 
-def detector(builder: str, paths: Sequence[Path], *, seed: int = 0) -> Any:
-    """A Faster R-CNN that finds a few boxes in most images, with its published preprocessing."""
-    network: Any = architectures.build(builder, architectures.untrained_arguments(builder, task="detect"), seed=seed)
+def make_detector(builder: str, paths: Sequence[Path], *, seed: int = 0) -> Any:
+    """Make a Faster R-CNN that finds a few boxes in most images, with its published preprocessing."""
+    network: Any = architectures.build_network(
+        builder, architectures.untrained_arguments(builder, task="detect"), seed=seed
+    )
     images = [_read(path).float().div(255) for path in paths[:4]]
-    _smooth(network)
-    # Proposals stay anchors, and boxes near them: random offsets would be as chaotic as random kernels.
+    _smooth_kernels(network)
+    # Proposals are the anchors, and boxes are near them: random offsets would be as chaotic as random kernels.
     network.rpn.head.bbox_pred.weight.zero_()
-    network.roi_heads.box_predictor.bbox_pred.weight.mul_(1 - _SMOOTH)
-    _settle(network, lambda: network(images))
+    network.roi_heads.box_predictor.bbox_pred.weight.mul_(1 - _SMOOTHNESS)
+    _settle_batch_norms(network, lambda: network(images))
     predictor = network.roi_heads.box_predictor.cls_score
-    seen: list[Tensor] = []
-    hook = predictor.register_forward_hook(lambda _module, _inputs, output: seen.append(output.clone()))
+    logits: list[Tensor] = []
+    hook = predictor.register_forward_hook(lambda _module, _inputs, output: logits.append(output.clone()))
     network(images)
     hook.remove()
-    _sharpen(predictor, torch.cat(seen))
+    _sharpen(predictor, torch.cat(logits))
     return network
 
 
@@ -78,45 +89,49 @@ def _read(path: Path) -> Tensor:
     return pixels
 
 
-def _name_the_nearest(last: nn.Linear, shown: Tensor) -> None:
-    """Logits that fall with the squared distance to each of `shown` (N, features); labels beyond N are never given.
+def _classify_by_nearest(last: nn.Linear, references: Tensor) -> None:
+    """Set the last layer so that the label is that of the nearest of `references` (N, features).
 
-    -t |x - f|^2 / 2 is linear in x but for a term that all labels share. t makes the margin between the nearest and the
-    second nearest _TYPICAL_MARGIN for the typical image.
+    The logit of label i is -t |x - f_i|^2 / 2, which is linear in x except for a term that all labels share. t makes
+    the margin between the nearest and the second nearest _TYPICAL_MARGIN for the typical image. Labels from N on are
+    never given.
     """
-    middle = shown.mean(dim=0)
-    centred = shown - middle
+    middle = references.mean(dim=0)
+    centred = references - middle
     squared = torch.cdist(centred, centred).square()
     squared.fill_diagonal_(torch.inf)
     sharpness = 2 * _TYPICAL_MARGIN / squared.min(dim=1).values.median()
     last.weight.zero_()
     last.bias.fill_(-1e4)
-    last.weight[: len(shown)] = sharpness * centred
-    last.bias[: len(shown)] = -sharpness * (centred @ middle + centred.square().sum(dim=1) / 2)
+    last.weight[: len(references)] = sharpness * centred
+    last.bias[: len(references)] = -sharpness * (centred @ middle + centred.square().sum(dim=1) / 2)
 
 
 def _sharpen(predictor: nn.Linear, logits: Tensor) -> None:
-    """A classification head whose logits (N, 1 + classes) of real proposals are spread as a trained one's.
+    """Set a classification head so that its logits are spread like those of a trained one.
 
-    Scaled until the typical proposal prefers one class, then the background raised until few prefer any.
+    `logits` (N, 1 + classes) are its present ones for real proposals. They are scaled until the typical proposal
+    prefers one class; then the background is raised until few proposals prefer any class.
     """
     middle = logits.mean(dim=0)
     centred = logits - middle
-    scale = _bisect(lambda by: float((by * centred[:, 1:]).softmax(dim=1).max(dim=1).values.median()) < _PEAK)
+    scale = _bisect(
+        lambda by: float((by * centred[:, 1:]).softmax(dim=1).max(dim=1).values.median()) < _TYPICAL_BEST_SCORE
+    )
     sharp = scale * centred
 
-    def still_too_sure(background: float) -> bool:
+    def has_too_many_sure(background: float) -> bool:
         raised = torch.cat([sharp[:, :1] + background, sharp[:, 1:]], dim=1)
-        return float(raised.softmax(dim=1)[:, 1:].max(dim=1).values.quantile(1 - _SURE_SHARE)) > _SURE
+        return float(raised.softmax(dim=1)[:, 1:].max(dim=1).values.quantile(1 - _SURE_SHARE)) > _SURE_SCORE
 
-    background = _bisect(still_too_sure)
+    background = _bisect(has_too_many_sure)
     predictor.weight.mul_(scale)
     predictor.bias.sub_(middle).mul_(scale)
     predictor.bias[0] += background
 
 
 def _bisect(is_too_low: Callable[[float], bool]) -> float:
-    """Where a condition that holds for low values stops to hold, in 0 to 10,000."""
+    """Return the value from 0 to 10,000 at which a condition that holds for low values stops to hold."""
     low, high = 0.0, 1e4
     for _ in range(40):
         middle = (low * high) ** 0.5 if low > 1e-3 else (low + high) / 2
@@ -124,16 +139,17 @@ def _bisect(is_too_low: Callable[[float], bool]) -> float:
     return high
 
 
-def _smooth(network: nn.Module) -> None:
-    """Draws every kernel near to its mean over space, so that it looks at more than the noise of single pixels."""
+def _smooth_kernels(network: nn.Module) -> None:
+    """Move every kernel towards its mean over space, so that the noise of single pixels has little effect."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             mean = module.weight.mean(dim=(2, 3), keepdim=True)
-            module.weight.copy_(_SMOOTH * mean + (1 - _SMOOTH) * module.weight)
+            module.weight.copy_(_SMOOTHNESS * mean + (1 - _SMOOTHNESS) * module.weight)
 
 
-def _settle(network: nn.Module, forward: Callable[[], object]) -> None:
-    """Gives batch norms the statistics of real images: with untrained ones, deep layers fade or explode."""
+def _settle_batch_norms(network: nn.Module, forward: Callable[[], object]) -> None:
+    """Give batch norms the statistics of real images. With untrained ones the signal of deep layers fades or
+    explodes."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,4 +1,5 @@
-"""`benchmarks.gpu` stands alone, tries all of its steps on a CPU, and says what it did not measure."""
+"""`benchmarks.gpu` runs without the rest of batchtag's dependencies, runs every step on a CPU, and names what it
+lacks."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.on_gpu.images import drawn, jpegs
 
-from benchmarks.on_gpu.limits import covered
-from benchmarks.on_gpu.ways import Found, agreement
+from benchmarks.on_gpu.images import draw_jpeg, read_or_draw_jpegs
+from benchmarks.on_gpu.limits import union_length
+from benchmarks.on_gpu.methods import Rows, compute_agreement
 
 ROOT = Path(__file__).parents[2]
-WITHOUT = """
+RUN_WITHOUT_PACKAGES = """
 import runpy, sys
 
 class Absent:
@@ -30,21 +31,22 @@ runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 """
 
 
-def run(*arguments: str) -> str:
-    """What it prints on a machine that lacks what a GPU machine lacks; its GPU, if there is one, is hidden."""
-    command = [sys.executable, "-c", WITHOUT, *arguments]
+def run_benchmark(*arguments: str) -> str:
+    """Return its stdout on a machine without the packages that a GPU machine lacks; a GPU is hidden."""
+    command = [sys.executable, "-c", RUN_WITHOUT_PACKAGES, *arguments]
     variables = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_cpu_without_ray_and_pydantic(tmp_path: Path) -> None:
-    """Drawn images and seeded weights, so nothing is needed but the repository."""
+    """With drawn images and seeded weights, so that only the repository is needed."""
     file = tmp_path / "gpu.json"
-    said = run("--device", "cpu", "--quick", "--images", str(tmp_path), "--json", str(file))
-    assert "drawn images" in said
-    assert "not measured/s by nvJPEG" in said
+    stdout = run_benchmark("--device", "cpu", "--quick", "--photos", str(tmp_path), "--json", str(file))
+    assert "drawn images" in stdout
+    assert "not measured/s by nvJPEG" in stdout
     content = json.loads(file.read_text())
     (row,) = content["rows"]
     assert row["builder"] == "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -54,42 +56,41 @@ def test_every_step_runs_on_a_cpu_without_ray_and_pydantic(tmp_path: Path) -> No
     assert content["decode_cpu_per_s"] > 1
 
 
-def test_without_a_gpu_the_table_says_so_and_that_is_no_failure(tmp_path: Path) -> None:
-    said = run("--json", str(tmp_path / "gpu.json"))
-    lines = [line for line in said.splitlines() if line.startswith(("fasterrcnn", "resnet50"))]
+@pytest.mark.slow
+def test_without_a_gpu_the_table_has_not_measured_and_the_command_succeeds(tmp_path: Path) -> None:
+    stdout = run_benchmark("--json", str(tmp_path / "gpu.json"))
+    lines = [line for line in stdout.splitlines() if line.startswith(("fasterrcnn", "resnet50"))]
     assert len(lines) == 4
     assert all(line.count("not measured") == 12 for line in lines)
-    assert "There is no GPU here" in said
+    assert "This machine has no GPU" in stdout
 
 
-def test_drawn_images_are_the_same_everywhere_and_differ_from_one_another(tmp_path: Path) -> None:
-    assert drawn(0, 3) == drawn(0, 3) != drawn(0, 4)
-    some, origin = jpegs(tmp_path, num_images=30)
-    assert (len(some), len(set(some)), origin) == (30, 20, "drawn images")
+def test_drawn_images_are_the_same_on_every_machine_and_different_from_one_another(tmp_path: Path) -> None:
+    assert draw_jpeg(0, 3) == draw_jpeg(0, 3) != draw_jpeg(0, 4)
+    jpegs, origin = read_or_draw_jpegs(tmp_path, num_images=30)
+    assert (len(jpegs), len(set(jpegs)), origin) == (30, 20, "drawn images")
 
 
 @pytest.mark.parametrize(
     ("spans", "length"), [([], 0.0), ([(0, 2), (1, 3)], 3.0), ([(5, 6), (0, 1)], 2.0), ([(0, 9), (2, 3)], 9.0)]
 )
 def test_the_device_is_busy_while_anything_runs_on_it(spans: list[tuple[float, float]], length: float) -> None:
-    assert covered(spans) == length
+    assert union_length(spans) == length
 
 
-def test_agreement_counts_what_either_is_sure_of() -> None:
-    box = found(1, 0.9, 10, 10, 50, 50)
-    near, far, doubtful = (
-        found(1, 0.905, 10.4, 10, 50, 50),
-        found(1, 0.9, 10.6, 10, 50, 50),
-        found(1, 0.2, 9, 9, 50, 50),
-    )
+def test_agreement_counts_the_rows_of_which_either_is_sure() -> None:
+    box = one_row(1, 0.9, 10, 10, 50, 50)
+    near = one_row(1, 0.905, 10.4, 10, 50, 50)
+    far = one_row(1, 0.9, 10.6, 10, 50, 50)
+    unsure = one_row(1, 0.2, 9, 9, 50, 50)
     nothing = np.zeros((0, 6), np.float32)
-    assert agreement([box], [near]) == 1.0
-    assert agreement([box], [far]) == 0.0
-    assert agreement([box], [nothing]) == agreement([nothing], [box]) == 0.0
-    assert agreement([doubtful], [nothing]) == agreement([], []) == 1.0
-    assert agreement([found(7, 0.1, 0, 0, 0, 0)], [found(7, 0.6, 0, 0, 0, 0)]) == 1.0
-    assert agreement([found(7, 0.1, 0, 0, 0, 0)], [found(8, 0.1, 0, 0, 0, 0)]) == 0.0
+    assert compute_agreement([box], [near]) == 1.0
+    assert compute_agreement([box], [far]) == 0.0
+    assert compute_agreement([box], [nothing]) == compute_agreement([nothing], [box]) == 0.0
+    assert compute_agreement([unsure], [nothing]) == compute_agreement([], []) == 1.0
+    assert compute_agreement([one_row(7, 0.1, 0, 0, 0, 0)], [one_row(7, 0.6, 0, 0, 0, 0)]) == 1.0
+    assert compute_agreement([one_row(7, 0.1, 0, 0, 0, 0)], [one_row(8, 0.1, 0, 0, 0, 0)]) == 0.0
 
 
-def found(*row: float) -> Found:
-    return np.array([row], np.float32)
+def one_row(*values: float) -> Rows:
+    return np.array([values], np.float32)

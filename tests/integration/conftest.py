@@ -1,9 +1,9 @@
-"""One Ray cluster for all tests of the line: starting one takes ten seconds, joining it one."""
+"""Whole runs on the Ray cluster that the tests share."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,19 +15,12 @@ from batchtag.runs.driver import run_job
 from batchtag.runs.report import RunReport
 
 Tag = Callable[..., RunReport]
-
-
-@pytest.fixture(scope="package")
-def cluster() -> Iterator[Cluster]:
-    """A head with three logical CPUs on this machine."""
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 128 * 2**20})
-    yield started
-    started.shutdown()  # type: ignore[no-untyped-call]
+"""`tag(source, out, **keys)`: run a job, given as the keys of its file, and return its report."""
 
 
 @pytest.fixture
-def tag(cluster: Cluster) -> Tag:
-    """Run a job, given as the keys of its file, on the suite's cluster."""
+def tag(ray_cluster: Cluster) -> Tag:
+    """Run jobs on the shared cluster, in this process. `source` is a folder or the keys of a source."""
 
     def run(source: str | dict[str, Any], out: str, **keys: Any) -> RunReport:
         content = {
@@ -37,7 +30,7 @@ def tag(cluster: Cluster) -> Tag:
             "output": {"uri": out},
             **keys,
         }
-        content["compute"] = {"address": cluster.address, **keys.get("compute", {})}
+        content["compute"] = {"address": ray_cluster.address, **keys.get("compute", {})}
         return run_job(make_spec(content, origin="test"), console=Console(file=io.StringIO()))
 
     return run

@@ -4,8 +4,7 @@ A driver needs a model's labels, digest and file. torchvision brings torch and t
 core that a run's driver took before its workers could start, 5 s were these imports. The table belongs to one version
 of torchvision. With another version, torchvision itself is asked (`build_zoo`, which also writes the table: `python -m
 batchtag.models.torchvision.build_zoo`). A test compares the two. The URL of a file is not in the table; only
-torchvision knows it. Importable without torch
-and without pydantic.
+torchvision knows it. Importable without torch and without pydantic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""torchvision's `model(list_of_images)` as everybody calls it: a loop over lists of decoded images, one process.
+"""torchvision's `model(list_of_images)`, as it is usually called: a loop over lists of decoded images, one process.
 
-torchvision pads a list to its largest member, so an image's boxes depend a little on its neighbours; how far that goes
-is in the table's column of agreement.
+torchvision pads a list to its largest member, so the boxes of an image depend a little on the other images of its list.
+How much, the column of agreement in the table shows.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.speed.looking import Looker
+from benchmarks.speed.peer_models import PeerTagger
 from benchmarks.speed.peers.plain import Images, collate
-from benchmarks.speed.peers.task import given
+from benchmarks.speed.peers.task import read_task_argument
 
 
 def main() -> None:
-    task = given()
-    looker = Looker(task.models, threads=task.settings.threads)
-    task.say_ready()
-    images = Images(task, looker.models)
+    """Tag the images of the task."""
+    task = read_task_argument()
+    tagger = PeerTagger(task.models, threads=task.settings.threads)
+    task.report_ready()
+    images = Images(task, tagger.models)
     tables = []
     for start in range(0, len(images), task.settings.batch_size):
         stop = min(start + task.settings.batch_size, len(images))
-        tables.append(looker.look(*collate([images[i] for i in range(start, stop)])))
+        tables.append(tagger.tag(*collate([images[i] for i in range(start, stop)])))
     Path(task.out).mkdir(parents=True)
     pq.write_table(pa.concat_tables(tables), Path(task.out) / "tags.parquet")
-    task.say_done()
+    task.report_done()
 
 
 if __name__ == "__main__":

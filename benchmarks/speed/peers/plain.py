@@ -1,7 +1,8 @@
-"""Plain PyTorch, as its DataLoader's documentation has it: workers fetch, decode and prepare; the parent computes.
+"""Plain PyTorch, as its DataLoader is documented: workers fetch, decode and preprocess; the parent runs the models.
 
-The S3 client is Arrow's, the quickest of those at hand (boto3 takes 2.3 ms of Python a request), opened in each worker
-after the fork. JPEGs are decoded by `torchvision.io`, that is libjpeg-turbo. One Parquet file at the end.
+The S3 client is Arrow's, the fastest one that is installed (boto3 takes 2.3 ms of Python for each request), opened in
+each worker after the fork. JPEGs are decoded by `torchvision.io`, that is libjpeg-turbo. Writes one Parquet file at the
+end.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 
-from benchmarks.speed.looking import Described, Looker, prepared
-from benchmarks.speed.peers.task import Task, given
+from benchmarks.speed.peer_models import PeerModel, PeerTagger, preprocess
+from benchmarks.speed.peers.task import Task, read_task_argument
 
 Item = tuple[str, list[Tensor]]
 Batch = tuple[list[str], list[list[Tensor]]]
 
 
 class Images(Dataset[Item]):
-    """Each image of a task with what every model takes of it."""
+    """Each image of a task with the input of every model."""
 
-    def __init__(self, task: Task, models: list[Described]) -> None:
+    def __init__(self, task: Task, models: list[PeerModel]) -> None:
         self._task = task
         self._models = models
         self._files: S3FileSystem | None = None
@@ -42,30 +43,32 @@ class Images(Dataset[Item]):
         image = decode_image(
             torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB, apply_exif_orientation=True
         )
-        return self._task.uris[index], [prepared(model, image) for model in self._models]
+        return self._task.uris[index], [preprocess(model, image) for model in self._models]
 
 
 def collate(items: list[Item]) -> Batch:
-    """Uris, and by model a list of tensors: a detector's differ in size and cannot be stacked."""
+    """Return the URIs, and for each model a list of tensors: those of a detector differ in size and cannot be
+    stacked."""
     uris = [uri for uri, _ in items]
     return uris, [list(tensors) for tensors in zip(*(inputs for _, inputs in items), strict=True)]
 
 
 def main() -> None:
-    task = given()
-    looker = Looker(task.models, threads=task.settings.threads)
-    task.say_ready()
+    """Tag the images of the task."""
+    task = read_task_argument()
+    tagger = PeerTagger(task.models, threads=task.settings.threads)
+    task.report_ready()
     loader = DataLoader(
-        Images(task, looker.models),
+        Images(task, tagger.models),
         batch_size=task.settings.batch_size,
         num_workers=task.settings.workers,
         collate_fn=collate,
         prefetch_factor=4,
     )
-    tables = [looker.look(uris, inputs) for uris, inputs in loader]
+    tables = [tagger.tag(uris, inputs) for uris, inputs in loader]
     Path(task.out).mkdir(parents=True)
     pq.write_table(pa.concat_tables(tables), Path(task.out) / "tags.parquet")
-    task.say_done()
+    task.report_done()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a peer is told, and the two moments it reports."""
+"""The task of a peer, and the two moments that it reports."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.speed.works import Settings
+from benchmarks.speed.workloads import Settings
 
 _READY, _DONE = "ready-{}", "done"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One run of one peer. `keys` lie in `bucket` of the server; `models` are checkpoint folders; `out` is a folder."""
+    """One run of one peer. `keys` are in `bucket` of the server; `models` are checkpoint folders; `out` is a folder."""
 
     endpoint_url: str
     bucket: str
@@ -32,30 +32,31 @@ class Task:
 
     @property
     def address(self) -> str:
-        """Host and port of the server."""
+        """Host and port of the server, for clients that take no scheme."""
         return urlsplit(self.endpoint_url).netloc
 
     def write(self, path: Path) -> None:
-        """For `read`."""
+        """Write the task as JSON, for `read`."""
         path.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: str) -> Task:
-        """The task that `write` wrote."""
+        """Return the task that `write` wrote."""
         content = json.loads(Path(path).read_text())
         content |= {"keys": tuple(content["keys"]), "models": tuple(content["models"])}
         return cls(**content | {"settings": Settings(**content["settings"])})
 
-    def say_ready(self) -> None:
-        """Called by each process when its models are in memory; the earliest counts."""
-        self._stamp(_READY.format(os.getpid()))
+    def report_ready(self) -> None:
+        """Note the time. Each process calls this when its models are in memory; the earliest time counts."""
+        self._note_time(_READY.format(os.getpid()))
 
-    def say_done(self) -> None:
-        """Called once, when the last row is written."""
-        self._stamp(_DONE)
+    def report_done(self) -> None:
+        """Note the time. Called once, when the last row is written."""
+        self._note_time(_DONE)
 
     def tagging_s(self) -> float:
-        """From ready to done. Raises FileNotFoundError or ValueError for a peer that did not say so."""
+        """Return the seconds from ready to done. Raises FileNotFoundError or ValueError if the peer did not report
+        both."""
         ready = [float(path.read_text()) for path in self._moments.glob(_READY.format("*"))]
         return float((self._moments / _DONE).read_text()) - min(ready)
 
@@ -63,11 +64,11 @@ class Task:
     def _moments(self) -> Path:
         return Path(self.out).with_name("moments")
 
-    def _stamp(self, name: str) -> None:
+    def _note_time(self, name: str) -> None:
         self._moments.mkdir(exist_ok=True)
         (self._moments / name).write_text(repr(time.time()))
 
 
-def given() -> Task:
-    """The task on the command line."""
+def read_task_argument() -> Task:
+    """Return the task that the command line names."""
     return Task.read(sys.argv[1])
