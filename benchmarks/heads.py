@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.nodes import title_of
+from benchmarks.nodes import list_descendants, title_of
 
 START_LIMIT_S = 60.0
 """Seconds to wait for a head's dashboard."""
@@ -86,7 +86,7 @@ def run_ray_head(folder: Path, *, token: str = "", python: str = sys.executable)
         wait_for_dashboard(head, process, folder / "head.log")
         yield head
     finally:
-        family = [process, *process.children(recursive=True)]
+        family = [process, *list_descendants(process)]
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.kill()

@@ -17,17 +17,16 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # with several test processes, more threads of torch than cores are very slow
 
-from tests.support.ray_clusters import head, open_head, ray_cluster
 from tests.support.s3server import bucket, s3
 from tests.support.started import run_command, start_command
 
-__all__ = ["bucket", "head", "open_head", "ray_cluster", "run_command", "s3", "start_command"]
+__all__ = ["bucket", "run_command", "s3", "start_command"]
 SLOW_TIMEOUT_S = 600
 """Seconds for a test with the marker `slow` and no `timeout` of its own; of others see pyproject.toml."""
 LONG_FOLDERS = ("integration", "cli", "cluster", "models", "training", "benchmarks", "demo", "docs")
 """Folders of `tests/` that start first, so that no process has a long file left when the others are idle."""
-ONE_PROCESS = {"integration": "ray cluster", "cli": "ray heads", "cluster": "ray heads"}
-"""Folders whose files run in one process, by the Ray clusters that they share (tests/support/ray_clusters.py)."""
+SHARED_CLUSTER_FOLDERS = ("integration", "cli", "cluster")
+"""Folders whose files run in one process, because they share a Ray cluster (tests/support/ray_clusters.py)."""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Divide the tests among processes by file, because fixtures of a module start once then, or by ONE_PROCESS.
+    """Divide the tests among processes by file, because fixtures of a module start once then, or by folder.
 
     pytest-xdist's own `--dist loadgroup` does nothing with pytest 9.2: version 3.8 sets the attribute `_nodeid`, which
     pytest no longer reads.
@@ -58,7 +57,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return ONE_PROCESS.get(_folder_of(nodeid), nodeid.partition("::")[0])
+            folder = _folder_of(nodeid)
+            return folder if folder in SHARED_CLUSTER_FOLDERS else nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False  # the order of `pytest_collection_modifyitems` stays
     return FileScheduling(config, log)

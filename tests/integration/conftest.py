@@ -13,7 +13,9 @@ from rich.console import Console
 from batchtag.config.job import make_spec
 from batchtag.runs.driver import run_job
 from batchtag.runs.report import RunReport
+from tests.support.ray_clusters import ray_cluster
 
+__all__ = ["ray_cluster"]
 Tag = Callable[..., RunReport]
 """`tag(source, out, **keys)`: run a job, given as the keys of its file, and return its report."""
 

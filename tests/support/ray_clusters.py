@@ -1,7 +1,8 @@
-"""Ray clusters that tests share: starting one takes some ten seconds, joining it one.
+"""Ray clusters that the tests of a folder share: starting one takes some ten seconds, joining it one.
 
-All tests that use one of them run in one process, so that it starts once (tests/conftest.py). An idle head with its
-dashboard takes 7 % of a core.
+Each folder's conftest.py imports what it needs. A cluster ends with the tests of its folder, for two reasons: an idle
+head with its dashboard takes 7 % of a core, and a test elsewhere that starts a private Ray in its own process ends all
+Ray processes below that process, also these.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 from benchmarks.heads import Head, run_ray_head
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_cluster() -> Iterator[Cluster]:
     """A head with three logical CPUs on this machine and no dashboard. Runs join it by its `address`."""
     from ray.cluster_utils import Cluster
@@ -29,7 +30,7 @@ def ray_cluster() -> Iterator[Cluster]:
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def head() -> Iterator[Head]:
     """A head that demands a token."""
     with (
@@ -39,7 +40,7 @@ def head() -> Iterator[Head]:
         yield head
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def open_head() -> Iterator[Head]:
     """A head without authentication."""
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as name, run_ray_head(Path(name)) as head:
