@@ -1,4 +1,4 @@
-"""Text that is safe and readable on a terminal. Knows no library for terminals."""
+"""Text that is safe and readable on a terminal. Imports no terminal library."""
 
 from __future__ import annotations
 

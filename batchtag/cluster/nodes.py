@@ -66,7 +66,7 @@ def _read_bootstrap(bootstrap: Path) -> list[NodeKind]:
 class NodeRequest:
     """A request for the nodes without GPUs that the cluster may still add; separate decode workers run on them.
 
-    For each such node one actor waits that requests all CPUs of the node, so Ray's autoscaler starts a node. The actor
+    For each such node one waiting actor requests all CPUs of the node, so Ray's autoscaler starts a node. The actor
     fits on no node that has other work, and ends as soon as it runs. Decode workers that waited themselves would take
     the CPU that a restarted model worker needs. Runs in the driver; actors still waiting end with it.
     """

@@ -52,7 +52,7 @@ small."""
 WORTH_STARTING_S, TOO_LONG_S = 120.0, 600.0
 """Starting a machine takes minutes. One more is requested if all machines including it have WORTH_STARTING_S of work,
 or if the others alone would need TOO_LONG_S."""
-GPU_BATCH, CPU_BATCH = 64, 16
+GPU_BATCH_SIZE, CPU_BATCH_SIZE = 64, 16
 """Images handed to the models at once."""
 
 
@@ -174,7 +174,9 @@ def _place_on(compute: ComputeSpec, machines: Sequence[Machine], workload: Workl
         gpus_per_actor=gpus,
         compute_threads=cores,
         decode_threads=cores if compute.decode_threads == "auto" else compute.decode_threads,
-        batch_size=(GPU_BATCH if on_gpu else CPU_BATCH) if compute.batch_size == "auto" else compute.batch_size,
+        batch_size=(GPU_BATCH_SIZE if on_gpu else CPU_BATCH_SIZE)
+        if compute.batch_size == "auto"
+        else compute.batch_size,
         reason="",
     )
     return replace(placement, reason=_explain(placement, compute, machines))

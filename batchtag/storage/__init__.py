@@ -1,4 +1,4 @@
-"""Read and write the bytes behind any URI, with retries.
+"""Read and write the bytes behind any URI.
 
 A store gives access to one place that URIs point into: the local disk, S3, or anything that fsspec opens. URIs are used
 exactly as given. A local URI is an absolute path; `s3://bucket/` is followed by the key. Nothing is unquoted, stripped
@@ -41,7 +41,7 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
 
 
 def warm_up(uri: str, options: Mapping[str, Any] | None = None) -> None:
-    """Do the work of a first read in advance: a CPU second on S3 (credentials, region), nothing for other stores."""
+    """Do the work of a first read in advance: about a second of CPU time on S3, nothing for other stores."""
     if scheme_of(uri) in ("s3", "s3a"):
         from batchtag.storage.s3.store import S3Store
 

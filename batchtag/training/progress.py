@@ -23,7 +23,7 @@ _SHOWN_METRICS = ("AP", "AP50", "AP75", "AR100", "accuracy", "top5", "macro_f1")
 _MAX_SHOWN_PARTS = 6
 """Parts of a network without starting weights that a message names."""
 _MIN_EPOCHS_FOR_ESTIMATE = 0.2
-"""Epochs to be done before the remaining time is shown; an estimate from fewer steps jumps about."""
+"""Epochs to be done before the remaining time is shown; an estimate from fewer steps changes too much."""
 
 
 class TrainingProgress:
@@ -53,7 +53,7 @@ class TrainingProgress:
         self.failure = ""
 
     def on_event(self, event: TrainingEvent) -> None:
-        """Take in the next event."""
+        """Process the next event."""
         match event:
             case TrainingStarted():
                 self._on_start(event)

@@ -58,7 +58,7 @@ def explain_error(uri: str, bucket: str, error: BaseException) -> StorageError:
     if isinstance(error, _TIMEOUTS):
         return StorageError(f"{uri}: no response in time: {_one_line(error)}", code=Code.TIMEOUT, transient=True)
     if isinstance(error, ResponseParserError):
-        return StorageError(f"{uri}: the response is not one of S3: {_one_line(error)}", transient=True)
+        return StorageError(f"{uri}: the response is not in S3's format: {_one_line(error)}", transient=True)
     if isinstance(error, _CONNECTION_ERRORS) and "certificate" not in str(error).lower():
         return StorageError(f"{uri}: the connection broke: {_one_line(error)}", transient=True)
     return StorageError(f"{uri}: {_one_line(error)}")
@@ -74,7 +74,7 @@ def _explain_response(uri: str, bucket: str, error: boto.ClientError) -> Storage
         return StorageError(
             f"{uri}: no bucket {bucket!r}; check its name, the endpoint and region", code=Code.NOT_FOUND
         )
-    if name == "NoSuchKey" and error.operation_name == "PutObject":  # only a conditional PUT fails so
+    if name == "NoSuchKey" and error.operation_name == "PutObject":  # only a conditional PUT fails this way
         return ConditionFailed(f"{uri}: another process deleted it meanwhile")
     if status == 404:
         return StorageError(f"{uri}: no such object", code=Code.NOT_FOUND)
