@@ -15,6 +15,7 @@ from batchtag.cluster.machines import Machine
 from batchtag.config.job import ComputeSpec
 from batchtag.errors import UsageError
 from batchtag.models.acceleration.runtime import Engine, Precision, check_precision, choose_engine
+from batchtag.runs.batch_size import choose_batch_size
 from batchtag.runs.capacity import (
     Fit,
     actors_on_gpus,
@@ -52,8 +53,6 @@ small."""
 WORTH_STARTING_S, TOO_LONG_S = 120.0, 600.0
 """Starting a machine takes minutes. One more is requested if all machines including it have WORTH_STARTING_S of work,
 or if the others alone would need TOO_LONG_S."""
-GPU_BATCH_SIZE, CPU_BATCH_SIZE = 64, 16
-"""Images handed to the models at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +173,7 @@ def _place_on(compute: ComputeSpec, machines: Sequence[Machine], workload: Workl
         gpus_per_actor=gpus,
         compute_threads=cores,
         decode_threads=cores if compute.decode_threads == "auto" else compute.decode_threads,
-        batch_size=(GPU_BATCH_SIZE if on_gpu else CPU_BATCH_SIZE)
-        if compute.batch_size == "auto"
-        else compute.batch_size,
+        batch_size=choose_batch_size(compute, is_on_gpu=on_gpu),
         reason="",
     )
     return replace(placement, reason=_explain(placement, compute, machines))
