@@ -33,7 +33,7 @@ from batchtag.pipeline.inference import DeviceLost, predict_batch
 from batchtag.pipeline.loader import DecoderHung, ImageLoader, LoadedImage, LoadPlan
 from batchtag.pipeline.remote_loader import DecodePool, RemoteLoader, is_remote_faster
 from batchtag.pipeline.stats import RunStats, WorkerHeartbeat
-from batchtag.pipeline.supervisor import NO_IMAGE, Attempt
+from batchtag.pipeline.supervisor import DEATHS_TO_BLOCKLIST, NO_IMAGE, Attempt
 from batchtag.storage import open_store, warm_up
 from batchtag.types import Failure, ImageRef, ImageResult, ModelInfo, Stage
 
@@ -163,8 +163,11 @@ class Worker:
     def _load_isolated(self, bundle: Bundle, refs: list[ImageRef], attempt: Attempt) -> Iterator[list[LoadedImage]]:
         """Yield every image of the bundle in order, one at a time; blocklisted ones as failures, without a read."""
         allowed = [ref for ref in refs if ref.position not in attempt.blocklisted]
-        message = "the worker died of this image twice; it was decoded in a child process, so a model killed the worker"
-        crashed = Failure(stage=Stage.PREDICT, code=Code.CRASHED, message=message, attempts=2)
+        message = (
+            f"the worker died of this image {DEATHS_TO_BLOCKLIST} times while it ran alone; it was decoded in a child "
+            "process, so a model killed the worker"
+        )
+        crashed = Failure(stage=Stage.PREDICT, code=Code.CRASHED, message=message, attempts=DEATHS_TO_BLOCKLIST)
         loading = self._loader.load_isolated(
             allowed, announce=lambda position: self._supervisor.announce_image(bundle.id, position)
         )

@@ -8,7 +8,8 @@ Where the policy of a request comes from:
 - the GET of an image: `pipeline/fetch.py`, READS;
 - pages of an S3 listing: `storage/s3/store.py` (`list_policy`), READS, each page by itself;
 - a long read of one object (manifest, shard): `storage/ranged_file.py`, WRITES;
-- what a run writes under OUT: each caller passes WRITES to `with_retries`; its reads of OUT use the default, READS.
+- what a run writes under OUT: each caller passes WRITES to `with_retries`; its reads of OUT use the default, READS;
+- the lease (`output/lease.py`): READS, because a holder that waited for minutes would lose it meanwhile.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from batchtag.evaluation.metrics.calibration import Calibration, measure_calibration
 from batchtag.evaluation.metrics.roc import RocCurve, compute_roc
-from batchtag.evaluation.metrics.thresholds import Threshold, best_threshold
+from batchtag.evaluation.metrics.thresholds import Threshold, best_threshold, known_scores
 from batchtag.evaluation.metrics.to_json import to_json
 
 NO_PREDICTION = -1
@@ -81,8 +81,7 @@ class ClassificationMetrics:
 
     def thresholds(self) -> dict[str, float]:
         """Return the threshold of each class that has one; it needs an example with a score above 0."""
-        scores = {label.label: label.threshold.score for label in self.per_class}
-        return {label: score for label, score in scores.items() if not math.isnan(score)}
+        return known_scores({each.label: each.threshold for each in self.per_class})
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the names of the fields; nan is None."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from batchtag.evaluation.metrics.coco import RECALLS, CocoCounts, coco_counts
 from batchtag.evaluation.metrics.detections import Detections
 from batchtag.evaluation.metrics.matching import Matches, match_detections
 from batchtag.evaluation.metrics.mistakes import DetectionMistake, find_mistakes
-from batchtag.evaluation.metrics.thresholds import Threshold, best_threshold
+from batchtag.evaluation.metrics.thresholds import Threshold, best_threshold, known_scores
 from batchtag.evaluation.metrics.to_json import to_json
 
 
@@ -72,8 +71,7 @@ class DetectionMetrics:
 
     def thresholds(self) -> dict[str, float]:
         """Return the threshold of each class that has one; it needs an example and a correct detection."""
-        scores = {label.label: label.threshold.score for label in self.per_class}
-        return {label: score for label, score in scores.items() if not math.isnan(score)}
+        return known_scores({each.label: each.threshold for each in self.per_class})
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the names of the fields; nan is None."""

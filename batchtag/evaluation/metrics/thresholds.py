@@ -8,6 +8,7 @@ threshold to a few digits, and new images fall on both sides of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,11 @@ class Threshold:
 
 NO_THRESHOLD = Threshold()
 """The threshold of a class for which no score is trustworthy."""
+
+
+def known_scores(thresholds: Mapping[str, Threshold]) -> dict[str, float]:
+    """Return the score of each threshold, by label, without the labels that have none."""
+    return {label: threshold.score for label, threshold in thresholds.items() if not math.isnan(threshold.score)}
 
 
 def best_threshold(scores: NDArray[np.float64], is_correct: NDArray[np.bool_], num_true: int) -> Threshold:
